@@ -1,0 +1,103 @@
+"""Smithers: a durable orchestrator for AI workflows. See `docs/`; everything that users import is named here.
+
+Names are loaded at first use, so that importing this package is quick.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from smithers.agents.command import CommandAgent as CommandAgent
+    from smithers.agents.interface import Agent as Agent
+    from smithers.agents.pydantic_ai import openai_compatible as openai_compatible
+    from smithers.components.composites import Saga as Saga
+    from smithers.components.composites import SagaStep as SagaStep
+    from smithers.components.composites import Subflow as Subflow
+    from smithers.components.composites import TryCatchFinally as TryCatchFinally
+    from smithers.components.context import Context as Context
+    from smithers.components.context import use_ctx as use_ctx
+    from smithers.components.context import use_patched as use_patched
+    from smithers.components.element import Element as Element
+    from smithers.components.flow import Branch as Branch
+    from smithers.components.flow import ContinueAsNew as ContinueAsNew
+    from smithers.components.flow import Loop as Loop
+    from smithers.components.flow import MergeQueue as MergeQueue
+    from smithers.components.flow import Parallel as Parallel
+    from smithers.components.flow import Sequence as Sequence
+    from smithers.components.flow import Workflow as Workflow
+    from smithers.components.flow import continue_as_new as continue_as_new
+    from smithers.components.gates import Approval as Approval
+    from smithers.components.gates import ApprovalGate as ApprovalGate
+    from smithers.components.gates import AutoApprove as AutoApprove
+    from smithers.components.gates import HumanTask as HumanTask
+    from smithers.components.outputs import Output as Output
+    from smithers.components.outputs import Outputs as Outputs
+    from smithers.components.task import CachePolicy as CachePolicy
+    from smithers.components.task import RetryPolicy as RetryPolicy
+    from smithers.components.task import Task as Task
+    from smithers.components.waits import Signal as Signal
+    from smithers.components.waits import Timer as Timer
+    from smithers.components.waits import WaitForEvent as WaitForEvent
+    from smithers.components.workflow import SmithersWorkflow as SmithersWorkflow
+    from smithers.components.workflow import create_smithers as create_smithers
+    from smithers.engine.engine import Engine as Engine
+    from smithers.engine.loading import load_workflow as load_workflow
+    from smithers.engine.result import RunResult as RunResult
+    from smithers.engine.run import close_engines as close_engines
+    from smithers.engine.run import run_workflow as run_workflow
+    from smithers.engine.run import run_workflow_sync as run_workflow_sync
+    from smithers.engine.runtime import task_runtime as task_runtime
+    from smithers.errors import SmithersError as SmithersError
+    from smithers.scheduler.states import RunStatus as RunStatus
+    from smithers.settings import Settings as Settings
+
+_HOMES = {
+    "agents.command": ("CommandAgent",),
+    "agents.interface": ("Agent",),
+    "agents.pydantic_ai": ("openai_compatible",),
+    "components.composites": ("Saga", "SagaStep", "Subflow", "TryCatchFinally"),
+    "components.context": ("Context", "use_ctx", "use_patched"),
+    "components.element": ("Element",),
+    "components.flow": (
+        "Branch",
+        "ContinueAsNew",
+        "Loop",
+        "MergeQueue",
+        "Parallel",
+        "Sequence",
+        "Workflow",
+        "continue_as_new",
+    ),
+    "components.gates": ("Approval", "ApprovalGate", "AutoApprove", "HumanTask"),
+    "components.outputs": ("Output", "Outputs"),
+    "components.task": ("CachePolicy", "RetryPolicy", "Task"),
+    "components.waits": ("Signal", "Timer", "WaitForEvent"),
+    "components.workflow": ("SmithersWorkflow", "create_smithers"),
+    "engine.engine": ("Engine",),
+    "engine.loading": ("load_workflow",),
+    "engine.result": ("RunResult",),
+    "engine.run": ("close_engines", "run_workflow", "run_workflow_sync"),
+    "engine.runtime": ("task_runtime",),
+    "errors": ("SmithersError",),
+    "scheduler.states": ("RunStatus",),
+    "settings": ("Settings",),
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_MODULES)  # noqa: PLE0605 - a list of names, made above
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(f"{__name__}.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_MODULES]

@@ -1,0 +1,1 @@
+"""What an author writes: elements, outputs, the context of a render, and the workflow that ties them together."""

@@ -1,0 +1,1 @@
+"""What every door calls: launch, resume, cancel, pause, decide, signal, list, read. Validation and errors live here once."""

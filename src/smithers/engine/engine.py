@@ -1,0 +1,577 @@
+"""Engine: the host of this process's runs on one database. Launches, resumes, keeps leases, wakes what can go on.
+
+One engine serves one event loop and one store. It owns no run logic: that is the driver's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic_core import from_json, to_json
+
+from smithers.components.rundata import RunData
+from smithers.components.workflow import SmithersWorkflow, check_json
+from smithers.engine import leases
+from smithers.engine.clock import Clock, SystemClock
+from smithers.engine.continuation import new_run_id
+from smithers.engine.driver import Driver, DriverOptions
+from smithers.engine.hub import Hub
+from smithers.engine.loading import source_hash
+from smithers.engine.recovery import restore
+from smithers.engine.result import RunResult
+from smithers.engine.state import RunState
+from smithers.errors import (
+    AutoResumeGaveUp,
+    InputMismatch,
+    InvalidInput,
+    LeaseLost,
+    ResumeMetadataMismatch,
+    RunAlreadyExists,
+    RunNotResumable,
+    RunOwnerAlive,
+    RunStillRunning,
+    SmithersError,
+    error_object,
+)
+from smithers.events import event
+from smithers.scheduler.states import RunStatus
+from smithers.settings import Settings
+from smithers.store.columns import TableDef, table_def
+from smithers.store.interface import LaunchedBefore, LoadedRun, NewRun, RunRow, StatusChange, Step
+from smithers.store.sqlite import reads
+
+if TYPE_CHECKING:
+    from smithers.store.sqlite.store import SqliteStore
+
+log = logging.getLogger(__name__)
+MAX_RUN_ID = 256
+
+
+@dataclass(slots=True)
+class RunHandle:
+    """A run that this engine drives. `result` is how it ends or parks; for a continued run, how its last successor does."""
+
+    run_id: str
+    result: asyncio.Future[RunResult]
+
+
+class Engine:
+    """Drives runs of one store in the running event loop.
+
+    Args:
+        store: where the runs live; the caller closes it.
+        settings: how to work; from the environment by default.
+        clock: the time; the machine's by default.
+    """
+
+    def __init__(self, store: SqliteStore, settings: Settings | None = None, clock: Clock | None = None) -> None:
+        self.store = store
+        self.settings = settings or Settings.from_environment()
+        self.clock: Clock = clock or SystemClock()
+        self.loop = asyncio.get_running_loop()
+        self.owner = leases.new_owner_id()
+        self.hub = Hub()
+        self.threads = ThreadPoolExecutor(self.settings.sync_threads, thread_name_prefix="smithers-task")
+        self.drivers: dict[str, Driver] = {}
+        self.agent_room = self.settings.agents
+        self._starving: dict[Driver, None] = {}
+        self._cared_for: dict[str, SmithersWorkflow] = {}
+        self._waiters: dict[str, asyncio.Event] = {}
+        self._parked_at: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._heartbeat: asyncio.Task[None] | None = None
+        self._unwatch: Callable[[], None] | None = None
+        self._wakeup_cursor: int | None = None
+        self._looking = False
+        self._look_again = False
+        self.on_wakeup: Callable[[str], None] | None = None
+        """Told of wake-ups of runs that this engine does not drive; a host resumes them."""
+
+    # ── launching ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def launch(
+        self,
+        workflow: SmithersWorkflow,
+        input: object = None,
+        *,
+        run_id: str | None = None,
+        parent_run_id: str | None = None,
+        idempotency_key: str | None = None,
+        annotations: Mapping[str, object] | None = None,
+        auth: object = None,
+        root_dir: str | None = None,
+        max_concurrency: int | None = None,
+        workflow_path: str | None = None,
+    ) -> RunHandle:
+        """Start a run. Answers once the run and its first step are durable (or the run has failed for good).
+
+        Raises:
+            InvalidInput: input, run id or options do not fit; names the field.
+            RunAlreadyExists: the run id is taken.
+        """
+        run_id = checked_run_id(run_id) if run_id is not None else new_run_id()
+        value, text = workflow.parse_input(input)
+        if max_concurrency is not None and (isinstance(max_concurrency, bool) or max_concurrency < 1):
+            raise InvalidInput(f"max_concurrency must be at least 1, not {max_concurrency!r}")
+        await self._prepare(workflow)
+        if run_id in self.drivers:
+            raise RunAlreadyExists(run_id)
+        path = Path(workflow_path) if workflow_path else workflow.source_path
+        config = _config(annotations, auth, root_dir, max_concurrency)
+        now = self.clock.now_ms()
+        state = RunState(run_id, workflow, RunData(run_id, input=value, auth=auth), self.owner, 1)
+        state.input_json, state.config = text, config
+        state.workflow_path, state.workflow_hash = None if path is None else str(path), _hash(workflow, path)
+        new = NewRun(
+            run_id=run_id,
+            workflow_name=workflow.function_name,
+            workflow_path=state.workflow_path,
+            workflow_hash=state.workflow_hash,
+            input_json=text,
+            config_json=to_json(config, fallback=str).decode() if config else "{}",
+            owner=self.owner,
+            now_ms=now,
+            parent_run_id=parent_run_id,
+            idempotency_key=idempotency_key,
+            events=_STARTED,
+        )
+        return await self._start(state, DriverOptions(max_concurrency, root_dir), new)
+
+    async def _prepare(self, workflow: SmithersWorkflow) -> list[TableDef]:
+        tables = self.tables(workflow)
+        await self.store.ensure_tables(tables)
+        if self._heartbeat is None:
+            self._heartbeat = self.loop.create_task(self._beat())
+            self._wakeup_cursor = await self.store.aread(reads.last_wakeup)
+            self._unwatch = self.store.watch(self._heard)
+        return tables
+
+    def tables(self, workflow: SmithersWorkflow) -> list[TableDef]:
+        """The tables of a workflow's outputs."""
+        found: list[TableDef] | None = workflow.__dict__.get("_tables")
+        if found is None:
+            found = [table_def(key, output.model) for key, output in workflow.outputs.items()]
+            workflow.__dict__["_tables"] = found
+        return found
+
+    async def _start(self, state: RunState, options: DriverOptions, launch: NewRun | None) -> RunHandle:
+        driver = Driver(self, state, options, launch)
+        self.drivers[state.run_id] = driver
+        handle = RunHandle(state.run_id, self.loop.create_future())
+        self._spawn(self._host(driver, handle))
+        try:
+            await driver.admitted
+        except LaunchedBefore as earlier:
+            handle.result.cancel()
+            return await self._earlier(earlier.run_id, state)
+        except BaseException:
+            handle.result.cancel()
+            raise
+        return handle
+
+    async def _earlier(self, run_id: str, state: RunState) -> RunHandle:
+        """The run that an idempotency key names; it must have been launched with the same input."""
+        stored, _ = await self.store.aread(lambda c: reads.spec(c, run_id))
+        if from_json(stored) != from_json(state.input_json):
+            raise InputMismatch(f"the idempotency key was used for run {run_id!r} with another input", {"runId": run_id})
+        return await self.attach(run_id, state.workflow)
+
+    async def _host(self, driver: Driver, handle: RunHandle) -> None:
+        """Drive a run, and the runs that it is continued as."""
+        try:
+            while True:
+                await driver.run()
+                result = driver.result.result()
+                if result.status is not RunStatus.CONTINUED or result.next_run_id is None:
+                    break
+                driver = await self._successor(result.next_run_id, driver)
+            if not handle.result.done():
+                handle.result.set_result(result)
+        except asyncio.CancelledError:
+            handle.result.cancel()
+            raise
+        except BaseException as error:
+            if not handle.result.done():
+                handle.result.set_exception(error)
+                handle.result.exception()  # whoever waits gets it; nobody has to
+            if not isinstance(error, Exception):
+                raise
+
+    async def _successor(self, run_id: str, before: Driver) -> Driver:
+        workflow = before.state.workflow
+        tables = self.tables(workflow)
+        loaded = await self.store.load(run_id, tables)
+        state = restore(loaded, workflow, tables, self.owner, loaded.run.epoch)
+        driver = Driver(self, state, before.options, None)
+        driver.carried = await self._carried(state, tables)
+        self.drivers[run_id] = driver
+        return driver
+
+    async def _carried(self, state: RunState, tables: list[TableDef]) -> LoadedRun | None:
+        source = state.config.get("carriedFrom")
+        if state.frame_no or not isinstance(source, str):
+            return None
+        names = state.config.get("carried")
+        wanted = [t for t in tables if isinstance(names, list) and t.key in names]
+        return await self.store.load(source, wanted)
+
+    # ── resuming ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def attach(self, run_id: str, workflow: SmithersWorkflow) -> RunHandle:
+        """A handle of a run whatever it is doing: drives it here if it can go on and nobody else does."""
+        driver = self.drivers.get(run_id)
+        if driver is not None:
+            return RunHandle(run_id, driver.result)
+        row = await self.store.aread(lambda c: reads.run(c, run_id))
+        status = RunStatus(row.status)
+        if status.is_terminal:
+            handle = RunHandle(run_id, self.loop.create_future())
+            handle.result.set_result(await self._stored_result(row, workflow))
+            return handle
+        return await self.resume(run_id, workflow)
+
+    async def _stored_result(self, row: RunRow, workflow: SmithersWorkflow) -> RunResult:
+        tables = self.tables(workflow)
+        loaded = await self.store.load(row.run_id, tables)
+        state = restore(loaded, workflow, tables, self.owner, row.epoch)
+        output = None
+        if row.status == "finished" and "output" in workflow.outputs:
+            output = [r.payload for r in state.data.rows.get("output", {}).values()]
+        error = None if row.error_json is None else from_json(row.error_json)
+        return RunResult(row.run_id, RunStatus(row.status), output, error)
+
+    async def resume(
+        self,
+        run_id: str,
+        workflow: SmithersWorkflow,
+        *,
+        input: object = None,
+        force: bool = False,
+        accept_workflow_change: bool = False,
+        is_automatic: bool = False,
+        max_concurrency: int | None = None,
+        root_dir: str | None = None,
+    ) -> RunHandle:
+        """Go on with a stored run; answers once it is ours. Resuming a run that this engine drives gives its handle.
+
+        Args:
+            input: must be the stored one, if given.
+            force: take over although another owner seems alive.
+            accept_workflow_change: go on with changed source; recorded in the run.
+            is_automatic: not asked for by a person: repeated takeovers without progress fail the run.
+
+        Raises:
+            RunNotFound, RunNotResumable, RunOwnerAlive, RunStillRunning, InputMismatch, ResumeMetadataMismatch, LeaseLost.
+        """
+        driver = self.drivers.get(run_id)
+        if driver is not None:
+            return RunHandle(run_id, driver.result)
+        tables = await self._prepare(workflow)
+        loaded = await self.store.load(run_id, tables)
+        run = loaded.run
+        self._check_claimable(run, force=force)
+        path = Path(run.workflow_path) if run.workflow_path else workflow.source_path
+        changed = await self._check_unchanged(loaded, workflow, path, input, accept=accept_workflow_change)
+        gave_up = is_automatic and run.claim_count >= leases.MAX_CLAIMS and run.claim_frame == run.frame_no
+        events = [event("RunStarted"), event("RunStatusChanged", None, None, status="running")]
+        if is_automatic:
+            stale = self.clock.now_ms() - (run.heartbeat_at_ms or run.started_at_ms or 0)
+            events.insert(0, event("RunAutoResumed", lastHeartbeatAtMs=run.heartbeat_at_ms, staleDurationMs=stale))
+        epoch = await self.store.claim(
+            run_id, self.owner, self.clock.now_ms(), expect_epoch=run.epoch, events=events
+        )
+        if epoch is None:
+            raise LeaseLost(f"run {run_id!r} was claimed by another process first", {"runId": run_id})
+        if gave_up:
+            await self._give_up(run, epoch)
+        # what was written between the read and the claim (a decision, a signal) counts too
+        loaded = await self.store.load(run_id, tables)
+        state = restore(loaded, workflow, tables, self.owner, epoch)
+        limit = max_concurrency if max_concurrency is not None else _int(state.config.get("max_concurrency"))
+        root = root_dir or _str(state.config.get("rootDir"))
+        driver = Driver(self, state, DriverOptions(limit, root), None)
+        driver.recovered = loaded
+        driver.reopens = run.status in ("cancelled", "failed")
+        driver.source_change = changed
+        driver.carried = await self._carried(state, tables)
+        self.drivers[run_id] = driver
+        handle = RunHandle(run_id, self.loop.create_future())
+        self._spawn(self._host(driver, handle))
+        return handle
+
+    def _check_claimable(self, run: RunRow, *, force: bool) -> None:
+        if run.status == "continued":
+            raise RunNotResumable(
+                f"run {run.run_id!r} was continued as another run", {"runId": run.run_id, "status": run.status}
+            )
+        if run.status != "running" or force or run.runtime_owner_id == self.owner:
+            return
+        now = self.clock.now_ms()
+        if leases.may_take_over(run, now, self.settings.lease_ms):
+            return
+        details = {"runId": run.run_id, "runtimeOwnerId": run.runtime_owner_id, "heartbeatAtMs": run.heartbeat_at_ms}
+        owner = run.runtime_owner_id or ""
+        if owner.split(":")[2:3] == [leases.host_id()]:
+            raise RunOwnerAlive(f"run {run.run_id!r} is being driven by process {owner.split(':')[1]}", details)
+        raise RunStillRunning(f"run {run.run_id!r} had a heartbeat {now - (run.heartbeat_at_ms or 0)} ms ago", details)
+
+    async def _check_unchanged(
+        self, loaded: LoadedRun, workflow: SmithersWorkflow, path: Path | None, input: object, *, accept: bool
+    ) -> tuple[str | None, str | None] | None:
+        """Hold input and source to what the run recorded. The new (hash, path) if an accepted change is to be recorded."""
+        run = loaded.run
+        if input is not None and from_json(workflow.parse_input(input)[1]) != from_json(loaded.input_json):
+            raise InputMismatch(
+                f"run {run.run_id!r} was started with another input; leave it out to resume", {"runId": run.run_id}
+            )
+        current = _hash(workflow, path)
+        if run.workflow_hash is None or current is None or current == run.workflow_hash:
+            return None
+        if not accept:
+            raise ResumeMetadataMismatch(
+                f"the source of run {run.run_id!r} changed since it was started; "
+                "resume with accept_workflow_change=True (--accept-workflow-change) to go on with the new one",
+                {"mismatches": ["workflowHash"], "existing": run.workflow_hash, "current": current},
+            )
+        return current, None if path is None else str(path)
+
+    async def _give_up(self, run: RunRow, epoch: int) -> None:
+        error = AutoResumeGaveUp(
+            f"run {run.run_id!r} was taken over {run.claim_count} times without getting any further",
+            {"runId": run.run_id},
+        )
+        found = error_object(error)
+        step = Step(run.run_id, self.owner, epoch, run.frame_no + 1, self.clock.now_ms())
+        step.events = [event("RunFailed", error=found), event("RunStatusChanged", None, None, status="failed")]
+        step.status = StatusChange("failed", True, to_json(found).decode())
+        await self.store.commit(step)
+        self.hub.wake(run.run_id)
+        raise error
+
+    async def run_row(self, run_id: str) -> RunRow:
+        """The stored row of a run. Raises `RunNotFound`."""
+        return await self.store.aread(lambda c: reads.run(c, run_id))
+
+    async def until_moved(self, run_id: str, workflow: SmithersWorkflow) -> RunResult:
+        """Wait until a parked run has moved (a decision, a signal, a due timer), drive it on, and give its next result."""
+        row = await self.run_row(run_id)
+        moved = self._waiters.setdefault(run_id, asyncio.Event())
+        moved.clear()
+        cancel: Callable[[], None] | None = None
+        try:
+            if row.runtime_owner_id is None and not RunStatus(row.status).is_terminal:
+                timers = await self.store.aread(lambda c: reads.timers(c, run_id))
+                inbox = await self.store.inbox(run_id, -1)
+                if timers:
+                    cancel = self.clock.call_at(timers[0].due_at_ms, moved.set)
+                    if timers[0].due_at_ms <= self.clock.now_ms():
+                        moved.set()
+                if inbox.last_wakeup <= self._parked_at.get(run_id, 0):
+                    await moved.wait()
+        finally:
+            self._waiters.pop(run_id, None)
+            if cancel is not None:
+                cancel()
+        row = await self.run_row(run_id)
+        if RunStatus(row.status) is RunStatus.PAUSED:
+            return RunResult(run_id, RunStatus.PAUSED)
+        handle = await self.attach(run_id, workflow)
+        return await asyncio.shield(handle.result)
+
+    async def settle_watcher(self, watcher: asyncio.Future[None]) -> None:
+        """Let a reader of the log catch up with what is stored, then end it."""
+        await asyncio.sleep(0)
+        self.hub.wake_all()
+        await asyncio.wait([watcher], timeout=0.5)
+        watcher.cancel()
+
+    # ── agents' room ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def take_agent_room(self) -> None:
+        """An agent attempt begins."""
+        self.agent_room -= 1
+
+    def give_agent_room(self) -> None:
+        """An agent attempt has ended: let a run that waits for room go on."""
+        self.agent_room += 1
+        if self._starving:
+            driver = next(iter(self._starving))
+            del self._starving[driver]
+            driver.poke()
+
+    def starve(self, driver: Driver) -> None:
+        """A run has agents that wait for room."""
+        self._starving[driver] = None
+
+    # ── wake-ups ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def care_for(self, run_id: str, workflow: SmithersWorkflow) -> None:
+        """Go on with a parked run by itself when something arrives for it."""
+        self._cared_for[run_id] = workflow
+
+    def notice(self) -> None:
+        """Something was written in this process; look at the wake-ups now."""
+        if self._looking:
+            self._look_again = True
+        elif self._wakeup_cursor is not None:
+            self._looking = True
+            self._spawn(self._look())
+
+    def _heard(self) -> None:
+        """Somebody has committed; called in the watcher's thread."""
+        try:
+            self.loop.call_soon_threadsafe(self.notice)
+        except RuntimeError:  # the loop is closed: nobody is left to be woken
+            log.debug("commit heard after the loop was closed")
+
+    async def _look(self) -> None:
+        try:
+            while True:
+                self._look_again = False
+                cursor = self._wakeup_cursor or 0
+                found = await self.store.aread(lambda c, cursor=cursor: reads.wakeups(c, cursor))  # type: ignore[misc]
+                if found:
+                    self._wakeup_cursor = found[-1][0]
+                    for run_id in dict.fromkeys(run_id for _, run_id in found):
+                        self._woken(run_id)
+                self.hub.wake_all()
+                if not self._look_again:
+                    return
+        except SmithersError:
+            log.exception("cannot read wake-ups")
+        finally:
+            self._looking = False
+
+    def _woken(self, run_id: str) -> None:
+        driver = self.drivers.get(run_id)
+        if driver is not None:
+            driver.look()
+            return
+        waiter = self._waiters.get(run_id)
+        if waiter is not None:
+            waiter.set()
+            return
+        workflow = self._cared_for.pop(run_id, None)
+        if workflow is not None:
+            self._spawn(self._go_on(run_id, workflow))
+        elif self.on_wakeup is not None:
+            self.on_wakeup(run_id)
+
+    async def _go_on(self, run_id: str, workflow: SmithersWorkflow) -> None:
+        try:
+            handle = await self.resume(run_id, workflow)
+            result = await handle.result
+            if result.status.is_parked:
+                self.care_for(run_id, workflow)
+        except SmithersError as error:
+            log.warning("cannot go on with a run", extra={"run_id": run_id, "code": error.error_code})
+
+    async def has_history(self, workflow: str, node_id: str, count: int) -> bool:
+        """Whether the newest `count` manual decisions on a node of a workflow were all approvals."""
+        rows = await self.store.aread(lambda c: reads.approval_history(c, workflow, node_id, count))
+        return len(rows) >= count and all(row.status == "approved" for row in rows)
+
+    # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.heartbeat_ms / 1000)
+            if not self.drivers:
+                continue
+            before = dict(self.drivers)
+            try:
+                alive = await self.store.heartbeat(self.owner, self.clock.now_ms())
+            except SmithersError as error:
+                log.warning("heartbeat failed", extra={"code": error.error_code})
+                continue
+            for run_id, driver in before.items():
+                if run_id not in alive and driver.is_admitted and self.drivers.get(run_id) is driver and not driver.is_ending:
+                    driver.lose()
+
+    def root_dir(self, given: str | None) -> Path:
+        """The folder that a run's tasks work in."""
+        return Path(given) if given else (self.settings.root_dir or Path.cwd())
+
+    def forget(self, driver: Driver) -> None:
+        """A driver has ended."""
+        if self.drivers.get(driver.state.run_id) is driver:
+            del self.drivers[driver.state.run_id]
+        self._starving.pop(driver, None)
+
+    def background(self, work: Coroutine[object, object, object]) -> None:
+        """Run something that nobody waits for."""
+        self._spawn(work)
+
+    def _spawn(self, work: Coroutine[object, object, object]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Give all runs up cleanly (their work is stopped, any process may go on with them) and stop."""
+        for driver in list(self.drivers.values()):
+            driver.release()
+        waiting = [driver.result for driver in self.drivers.values()]
+        if waiting:
+            await asyncio.wait(waiting, timeout=10)
+        if self._unwatch is not None:
+            self._unwatch()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def checked_run_id(run_id: str) -> str:
+    """`run_id` if it can be one. Raises `InvalidInput`."""
+    if not isinstance(run_id, str) or not run_id.strip() or len(run_id) > MAX_RUN_ID or not run_id.isprintable():
+        raise InvalidInput(f"run id must be 1 to {MAX_RUN_ID} printable characters, not {run_id!r:.80}")
+    return run_id
+
+
+_STARTED = (event("RunStarted"), event("RunStatusChanged", None, None, status="running"))
+
+
+def _config(
+    annotations: Mapping[str, object] | None, auth: object, root_dir: str | None, max_concurrency: int | None
+) -> dict[str, object]:
+    config: dict[str, object] = {}
+    if annotations:
+        check_json(annotations, "annotations")
+        for key, value in annotations.items():
+            if not isinstance(value, (str, int, float, bool)):
+                raise InvalidInput(f"annotations.{key} must be a string, number or boolean")
+        config["annotations"] = dict(annotations)
+    if auth is not None:
+        config["auth"] = auth
+    if root_dir is not None:
+        config["rootDir"] = root_dir
+    if max_concurrency is not None:
+        config |= {"max_concurrency": max_concurrency, "maxConcurrencyPinned": True}
+    return config
+
+
+def _hash(workflow: SmithersWorkflow, path: Path | None) -> str | None:
+    """The source's hash, read once per loaded workflow: a workflow in memory does not change."""
+    cached: dict[Path | None, str | None] = workflow.__dict__.setdefault("_source_hashes", {})
+    if path not in cached:
+        cached[path] = source_hash(path)
+    return cached[path]
+
+
+def _int(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _str(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+

@@ -1,0 +1,89 @@
+"""Hub: tells subscribers in this process what a run's log has gained, without asking the database when it can be avoided."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from smithers.events import TERMINAL_TYPES
+from smithers.store.interface import EventRow, Step
+from smithers.store.sqlite import reads
+from smithers.store.sqlite.store import SqliteStore
+
+PAGE = 1000
+
+
+class Subscription:
+    """One reader of one run's log: a cursor, and a flag that there is more."""
+
+    def __init__(self, run_id: str, after: int) -> None:
+        self.run_id = run_id
+        self.cursor = after
+        self.more = asyncio.Event()
+        self.more.set()
+
+
+class Hub:
+    """Wakes the subscriptions of a run when its log has grown. Used in one event loop."""
+
+    def __init__(self) -> None:
+        self._by_run: dict[str, set[Subscription]] = {}
+
+    def publish(self, run_id: str, step: Step, first_seq: int) -> None:
+        """A step was committed."""
+        if step.events and run_id in self._by_run:
+            self.wake(run_id)
+
+    def wake(self, run_id: str) -> None:
+        """The run's log may have grown."""
+        for subscription in self._by_run.get(run_id, ()):
+            subscription.more.set()
+
+    def wake_all(self) -> None:
+        """Any log may have grown: somebody else has written to the database."""
+        for subscriptions in self._by_run.values():
+            for subscription in subscriptions:
+                subscription.more.set()
+
+    def subscribe(self, run_id: str, after: int) -> tuple[Subscription, Callable[[], None]]:
+        """Begin to read a run's log after a number. Returns the subscription and how to end it."""
+        subscription = Subscription(run_id, after)
+        self._by_run.setdefault(run_id, set()).add(subscription)
+
+        def end() -> None:
+            group = self._by_run.get(run_id)
+            if group is not None:
+                group.discard(subscription)
+                if not group:
+                    del self._by_run[run_id]
+
+        return subscription, end
+
+
+async def follow(hub: Hub, store: SqliteStore, run_id: str, after: int = -1) -> AsyncIterator[EventRow]:
+    """A run's events after a number: stored ones first, then each as it is committed, until the run has ended.
+
+    Replay and live are one path (read from the cursor, sleep until there is more), so nothing is lost, doubled or out of
+    order. Ends after a terminal event that nothing follows.
+    """
+    subscription, end = hub.subscribe(run_id, after)
+    try:
+        while True:
+            subscription.more.clear()
+            rows = await store.aread(lambda c: reads.events(c, run_id, subscription.cursor, PAGE))
+            for row in rows:
+                subscription.cursor = row.seq
+                yield row
+            if len(rows) == PAGE:
+                continue
+            row = await store.aread(lambda c: reads.run(c, run_id))
+            if row.next_seq - 1 > subscription.cursor:
+                continue
+            if row.status in ("finished", "failed", "cancelled", "continued"):
+                return
+            await subscription.more.wait()
+    finally:
+        end()
+
+
+__all__ = ["TERMINAL_TYPES", "Hub", "Subscription", "follow"]

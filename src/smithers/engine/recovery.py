@@ -1,0 +1,162 @@
+"""Recovery: from the rows of a stored run back to its state in memory, and the first step after that.
+
+Nothing is replayed: finished nodes are finished because their rows say so. Attempts that were under way belonged to an
+owner that is gone; they are closed as `owner-lost`, cost no retry, and their nodes are pending again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from smithers.components.rundata import OutputRow, RunData, SignalRow
+from smithers.components.scope import LoopState
+from smithers.components.workflow import SmithersWorkflow
+from smithers.engine.state import RunState
+from smithers.events import event
+from smithers.scheduler.states import WAITING, NodeState
+from smithers.store.columns import TableDef, table_def
+from smithers.store.interface import AttemptChange, LoadedRun, NodeChange, NodeRow, OutputWrite
+
+OWNER_LOST = '{"name":"TaskAborted","code":"TASK_ABORTED","message":"owner-lost","summary":"owner-lost"}'
+
+
+def restore(loaded: LoadedRun, workflow: SmithersWorkflow, tables: Sequence[TableDef], owner: str, epoch: int) -> RunState:
+    """A run as its next owner has it in memory."""
+    run = loaded.run
+    config: dict[str, object] = from_json(loaded.config_json)
+    continuation = config.get("continuation")
+    data = RunData(
+        run.run_id,
+        input=workflow.load_input(loaded.input_json),
+        auth=config.get("auth"),
+        continuation=continuation.get("payload") if isinstance(continuation, dict) else None,
+        is_fresh=run.frame_no == 0,
+    )
+    state = RunState(run.run_id, workflow, data, owner, epoch)
+    state.input_json, state.config = loaded.input_json, config
+    state.workflow_path, state.workflow_hash = run.workflow_path, run.workflow_hash
+    state.frame_no, state.next_output_seq = run.frame_no, run.next_output_seq
+    state.name = run.workflow_name if run.frame_no else ""
+    state.last_wakeup = loaded.last_wakeup
+    patches = config.get("workflowPatches")
+    if isinstance(patches, dict):
+        data.patches = {str(k): bool(v) for k, v in patches.items()}
+    _restore_nodes(state, loaded)
+    _restore_outputs(state, loaded, tables)
+    for loop in loaded.loops:
+        data.loops[loop.ralph_id] = LoopState(loop.iteration, bool(loop.done))
+    if isinstance(continuation, dict) and run.frame_no == 0:
+        for loop_id, (iteration, done) in (continuation.get("loops") or {}).items():
+            data.loops[loop_id] = LoopState(iteration, done)
+    for signal in loaded.signals:
+        payload = from_json(signal.payload_json)
+        row = SignalRow(payload, signal.signal_name, signal.correlation_id, signal.seq, signal.received_at_ms)
+        data.add_signal(row)
+        state.last_signal = max(state.last_signal, signal.seq)
+    by_seq = {s.seq: s for s in data.signals}
+    for seq in loaded.consumed.values():
+        taken = by_seq.get(seq)
+        if taken is not None:
+            where = (taken.signal_name, taken.correlation_id)
+            state.consumed[where] = max(seq, state.consumed.get(where, -1))
+    for timer in loaded.timers:
+        key = (timer.node_id, timer.iteration)
+        state.restore_timer(key, timer.kind, timer.due_at_ms)
+        if timer.kind == "retry":
+            state.held.add(key)
+    state.gates = {(a.node_id, a.iteration): a for a in loaded.approvals}
+    data.touched = set()
+    return state
+
+
+def _restore_nodes(state: RunState, loaded: LoadedRun) -> None:
+    for node in loaded.nodes:
+        key = (node.node_id, node.iteration)
+        state.nodes[key] = found = NodeState(node.state)
+        if node.last_attempt is not None:
+            state.attempts[key] = node.last_attempt
+        if found is NodeState.IN_PROGRESS or found in WAITING:
+            state.live.add(key)
+        state.data.remember_home(node.node_id, node.loop_id)
+    state.failed = dict(loaded.failures)
+    for key, text in loaded.errors.items():
+        if state.nodes.get(key) is NodeState.FAILED:
+            state.errors[key] = from_json(text)
+    for attempt in loaded.open_attempts:
+        key = (attempt.node_id, attempt.iteration)
+        if attempt.heartbeat_data_json is not None:
+            state.checkpoints[key] = from_json(attempt.heartbeat_data_json)
+
+
+def _restore_outputs(state: RunState, loaded: LoadedRun, tables: Sequence[TableDef]) -> None:
+    seqs = {(n.node_id, n.iteration): n.output_seq for n in loaded.nodes}
+    by_key = {table.key: table for table in tables}
+    rows: list[tuple[int, str, OutputRow]] = []
+    for key, stored in loaded.outputs.items():
+        table = by_key[key]
+        for values in stored:
+            node_id, iteration = str(values[1]), int(values[2] or 0)
+            seq = seqs.get((node_id, iteration))
+            if seq is None:
+                continue  # a row of a node that this run does not know: not ours to show
+            payload: BaseModel = table.decode(values[3:])
+            rows.append((seq, key, OutputRow(payload, node_id, iteration, seq)))
+    rows.sort(key=lambda r: r[0])
+    for _, key, row in rows:
+        state.data.add_output(key, row)
+
+
+def close_lost_attempts(state: RunState, loaded: LoadedRun) -> None:
+    """Write into the first step that the former owner's attempts are over."""
+    step = state.step
+    for attempt in loaded.open_attempts:
+        key = (attempt.node_id, attempt.iteration)
+        if state.nodes.get(key) is not NodeState.IN_PROGRESS:
+            continue
+        state.attempt(
+            AttemptChange(*key, attempt.attempt, "cancelled", attempt.started_at_ms, step.now_ms, OWNER_LOST)
+        )
+        step.events.append(event("NodeCancelled", *key, attempt=attempt.attempt, reason="owner-lost"))
+    for key in [k for k in state.live if state.nodes[k] is NodeState.IN_PROGRESS]:
+        state.nodes[key] = NodeState.PENDING
+        state.live.discard(key)
+        step.nodes[key] = NodeChange(key[0], key[1], "pending")
+        step.events.append(event("NodePending", *key))
+
+
+def reopen(state: RunState) -> None:
+    """Write into the first step that what ended with the run (cancelled nodes) may run again."""
+    step = state.step
+    for key, found in state.nodes.items():
+        if found is NodeState.CANCELLED:
+            state.nodes[key] = NodeState.PENDING
+            state.gates.pop(key, None)
+            step.nodes[key] = NodeChange(key[0], key[1], "pending")
+            step.events.append(event("NodePending", *key))
+
+
+def carry(state: RunState, before: LoadedRun) -> None:
+    """Write into the first step the finished nodes and rows that a continued run brings along."""
+    tables = {o.key: table_def(o.key, o.model) for o in state.workflow.outputs.values()}
+    seqs = {(n.node_id, n.iteration): n for n in before.nodes if n.output_seq is not None}
+    rows = [(key, values) for key, stored in before.outputs.items() for values in stored]
+    rows.sort(key=lambda r: _seq(seqs.get((str(r[1][1]), int(r[1][2] or 0)))))
+    for key, values in rows:
+        node = seqs.get((str(values[1]), int(values[2] or 0)))
+        if node is None:
+            continue
+        table, place = tables[key], (node.node_id, node.iteration)
+        index = len(state.step.outputs)
+        state.step.outputs.append(OutputWrite(table, *place, values[3:]))
+        state.step.nodes[place] = NodeChange(*place, "finished", None, node.output_table, node.label, node.loop_id, index)
+        state.step.events += [event("NodePending", *place), event("NodeFinished", *place, attempt=0)]
+        state.nodes[place] = NodeState.FINISHED
+        state.data.remember_home(node.node_id, node.loop_id)
+        state.data.add_output(key, OutputRow(table.decode(values[3:]), *place, state.next_output_seq + index))
+
+
+def _seq(node: NodeRow | None) -> int:
+    return -1 if node is None or node.output_seq is None else node.output_seq

@@ -1,0 +1,167 @@
+"""`run_workflow` and its sync twin: one call from a workflow to its result, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from smithers.components.workflow import SmithersWorkflow
+from smithers.engine.engine import Engine, RunHandle
+from smithers.engine.hub import follow
+from smithers.engine.result import RunResult
+from smithers.errors import InvalidInput
+from smithers.events import wire_object
+from smithers.settings import Settings
+from smithers.store import open_store
+
+T = TypeVar("T")
+_engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Engine]] = weakref.WeakKeyDictionary()
+
+
+def shared_engine(db: str, settings: Settings | None = None) -> Engine:
+    """The engine of this event loop for a database; made at the first call, so that runs share one writer."""
+    loop = asyncio.get_running_loop()
+    engines = _engines.setdefault(loop, {})
+    place = db if "://" in db else str(Path(db).resolve())
+    found = engines.get(place)
+    if found is None:
+        settings = settings or Settings.from_environment()
+        durability = "normal" if settings.durability == "normal" else "full"
+        store = open_store(db, durability=durability, busy_timeout_s=settings.busy_timeout_s)
+        found = engines[place] = Engine(store, settings)
+    return found
+
+
+async def close_engines() -> None:
+    """Give up all runs of this event loop cleanly and close their databases."""
+    engines = _engines.pop(asyncio.get_running_loop(), {})
+    for engine in engines.values():
+        await engine.close()
+        engine.store.close()
+
+
+async def run_workflow(
+    workflow: SmithersWorkflow,
+    *,
+    input: object = None,
+    run_id: str | None = None,
+    db: str | Path | None = None,
+    resume: bool = False,
+    force: bool = False,
+    accept_workflow_change: bool = False,
+    wait: bool = False,
+    idempotency_key: str | None = None,
+    annotations: Mapping[str, object] | None = None,
+    auth: object = None,
+    root_dir: str | Path | None = None,
+    max_concurrency: int | None = None,
+    parent_run_id: str | None = None,
+    on_progress: Callable[[Mapping[str, object]], None] | None = None,
+    engine: Engine | None = None,
+) -> RunResult:
+    """Run a workflow until it ends or can only wait. A parked run is a normal return.
+
+    Args:
+        workflow: what to run.
+        input: a JSON object, or an instance of the input model.
+        run_id: the run's id; made up if not given.
+        db: the database, instead of the workflow's own.
+        resume: go on with the stored run `run_id`; one that has finished gives its result.
+        force: with resume: take over although the owner seems alive.
+        accept_workflow_change: with resume: go on although the source changed; recorded in the run.
+        wait: do not return while the run is parked; go on by itself when what it waits for arrives.
+        idempotency_key: a second launch with the same key gives the first one's run.
+        annotations: flat JSON object stored with the run.
+        auth: who launched it, for `ctx.auth`.
+        root_dir: the folder that tasks work in; the current one by default.
+        max_concurrency: at most so many leaves at once in this run.
+        on_progress: called with every event of the run, in order, as the wire's JSON object.
+        engine: the engine to use, instead of this loop's shared one.
+
+    Raises:
+        InvalidInput, RunAlreadyExists, RunNotFound, …: the run could not be started or resumed. A run that fails does not
+        raise: its result says so.
+    """
+    engine = engine or shared_engine(str(db or workflow.db))
+    root = None if root_dir is None else str(root_dir)
+    if resume:
+        if run_id is None:
+            raise InvalidInput("resume needs a run_id")
+        handle = await _resumed(engine, run_id, workflow, input, force, accept_workflow_change, max_concurrency, root)
+    else:
+        handle = await engine.launch(
+            workflow,
+            input,
+            run_id=run_id,
+            parent_run_id=parent_run_id,
+            idempotency_key=idempotency_key,
+            annotations=annotations,
+            auth=auth,
+            root_dir=root,
+            max_concurrency=max_concurrency,
+        )
+    watcher = None
+    if on_progress is not None:
+        watcher = asyncio.ensure_future(_tell(engine, handle.run_id, on_progress))
+    try:
+        result = await asyncio.shield(handle.result)
+        while wait and result.status.is_parked:
+            result = await engine.until_moved(result.run_id, workflow)
+    finally:
+        if watcher is not None:
+            await engine.settle_watcher(watcher)
+    return result
+
+
+async def _resumed(
+    engine: Engine,
+    run_id: str,
+    workflow: SmithersWorkflow,
+    input: object,
+    force: bool,
+    accept: bool,
+    max_concurrency: int | None,
+    root: str | None,
+) -> RunHandle:
+    row = await engine.run_row(run_id)
+    if row.status == "finished":
+        return await engine.attach(run_id, workflow)
+    return await engine.resume(
+        run_id,
+        workflow,
+        input=input,
+        force=force,
+        accept_workflow_change=accept,
+        max_concurrency=max_concurrency,
+        root_dir=root,
+    )
+
+
+async def _tell(engine: Engine, run_id: str, on_progress: Callable[[Mapping[str, object]], None]) -> None:
+    async for row in follow(engine.hub, engine.store, run_id):
+        on_progress(wire_object(run_id, row))
+
+
+def run_workflow_sync(workflow: SmithersWorkflow, **options: object) -> RunResult:
+    """`run_workflow` for code that is not async; same parameters. Raises RuntimeError inside a running event loop."""
+
+    async def main() -> RunResult:
+        try:
+            return await run_workflow(workflow, **options)  # type: ignore[arg-type] - checked by the call itself
+        finally:
+            await close_engines()
+
+    return run_sync(main())
+
+
+def run_sync(work: Coroutine[object, object, T]) -> T:
+    """Run a coroutine to its end in an event loop of its own."""
+    with suppress(RuntimeError):
+        asyncio.get_running_loop()
+        work.close()
+        raise InvalidInput("an event loop is running here already; use the async form and await it")
+    return asyncio.run(work)

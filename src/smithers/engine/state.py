@@ -1,0 +1,221 @@
+"""RunState: what the owner of a run keeps in memory, and the step that is being drafted.
+
+Every change of a node's state goes through `move`, which checks it against the transition table and notes it in the step;
+so memory and database cannot tell different stories once the step is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+
+from pydantic import BaseModel
+
+from smithers.agents.chain import ChainState
+from smithers.components.rundata import OutputRow, RunData
+from smithers.components.scope import Key
+from smithers.components.workflow import SmithersWorkflow
+from smithers.errors import SchedulerError
+from smithers.events import event
+from smithers.graph.plan import Failure, LeafNode, Plan
+from smithers.scheduler.states import WAITING, NodeState, may_follow
+from smithers.store.columns import TableDef, table_def
+from smithers.store.interface import (
+    ApprovalRow,
+    AttemptChange,
+    EventDraft,
+    NodeChange,
+    OutputWrite,
+    SqlValue,
+    Step,
+)
+
+TimerKey = tuple[Key, str]
+"""(node, kind); kinds are timer, retry, timeout and quota."""
+
+
+@dataclass(slots=True)
+class RunState:
+    """One run in memory. `step` is the draft that the next commit writes."""
+
+    run_id: str
+    workflow: SmithersWorkflow
+    data: RunData
+    owner: str
+    epoch: int
+    input_json: str = "{}"
+    workflow_path: str | None = None
+    workflow_hash: str | None = None
+    frame_no: int = 0
+    name: str = ""
+    nodes: dict[Key, NodeState] = field(default_factory=dict)
+    attempts: dict[Key, int] = field(default_factory=dict)
+    failed: dict[Key, int] = field(default_factory=dict)
+    """Failed attempts of each node; only those that cost a retry."""
+    errors: dict[Key, dict[str, object]] = field(default_factory=dict)
+    """The last error of each failed node."""
+    live: set[Key] = field(default_factory=set)
+    """Nodes in progress or waiting."""
+    held: set[Key] = field(default_factory=set)
+    """Nodes that wait for their next attempt."""
+    checkpoints: dict[Key, object] = field(default_factory=dict)
+    gates: dict[Key, ApprovalRow] = field(default_factory=dict)
+    """Decisions that have arrived, for gates and approvals."""
+    consumed: dict[tuple[str, str | None], int] = field(default_factory=dict)
+    """The newest signal that a wait has taken, by name and correlation id."""
+    chain: ChainState = field(default_factory=ChainState)
+    timers: dict[TimerKey, int] = field(default_factory=dict)
+    _timer_heap: list[tuple[int, TimerKey]] = field(default_factory=list)
+    config: dict[str, object] = field(default_factory=dict)
+    next_output_seq: int = 0
+    last_wakeup: int = 0
+    last_signal: int = -1
+    step: Step = field(init=False)
+    _tables: dict[str, TableDef] = field(default_factory=dict)
+
+    def begin_step(self, now_ms: int) -> Step:
+        """Start a new draft."""
+        self.step = Step(self.run_id, self.owner, self.epoch, self.frame_no + 1, now_ms)
+        return self.step
+
+    # ── nodes ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def mount(self, leaf: LeafNode) -> None:
+        """Note a leaf that has not been seen before as pending."""
+        key = leaf.key
+        self.nodes[key] = NodeState.PENDING
+        self.step.nodes[key] = self._full_change(leaf, "pending")
+        self.step.events.append(EventDraft("NodePending", key[0], key[1]))
+
+    def move(self, leaf: LeafNode, to: NodeState, *, attempt: int | None = None, output: int | None = None) -> None:
+        """Change a node's state. Raises `SchedulerError` for a change that the transition table does not know."""
+        key = leaf.key
+        before = self.nodes.get(key)
+        if before is None:
+            self.mount(leaf)
+        elif not may_follow(before, to):
+            raise SchedulerError(f"node {key[0]!r} cannot go from {before} to {to}")
+        self.nodes[key] = to
+        if to is NodeState.IN_PROGRESS or to in WAITING:
+            self.live.add(key)
+        else:
+            self.live.discard(key)
+        old = self.step.nodes.get(key)
+        if old is None:
+            self.step.nodes[key] = NodeChange(key[0], key[1], to.value, attempt, None, None, None, output)
+        else:
+            self.step.nodes[key] = old._replace(
+                state=to.value,
+                last_attempt=old.last_attempt if attempt is None else attempt,
+                output=old.output if output is None else output,
+            )
+
+    def _full_change(self, leaf: LeafNode, state: str) -> NodeChange:
+        loop = leaf.innermost_loop
+        return NodeChange(
+            leaf.key[0],
+            leaf.key[1],
+            state,
+            None,
+            None if leaf.output is None else self.table(leaf).name,
+            leaf.element.label,
+            None if loop is None else loop.id,
+        )
+
+    # ── outputs ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def table(self, leaf: LeafNode) -> TableDef:
+        """The table that a leaf's output goes to."""
+        assert leaf.output is not None
+        found = self._tables.get(leaf.output.key)
+        if found is None or found.model is not leaf.output.model:
+            found = self._tables[leaf.output.key] = table_def(leaf.output.key, leaf.output.model)
+        return found
+
+    def write_output(self, leaf: LeafNode, row: BaseModel, values: tuple[SqlValue, ...]) -> int:
+        """Add an output to the step and to what renders see. Returns its index within the step."""
+        assert leaf.output is not None
+        index = len(self.step.outputs)
+        self.step.outputs.append(OutputWrite(self.table(leaf), leaf.key[0], leaf.key[1], values))
+        self.data.add_output(leaf.output.key, OutputRow(row, leaf.key[0], leaf.key[1], self.next_output_seq + index))
+        return index
+
+    def renumber_outputs(self, step: Step, first: int) -> None:
+        """Correct the numbers that were foreseen for a step's outputs, when somebody's signal came in between."""
+        if first != self.next_output_seq:
+            for index, write in enumerate(step.outputs):
+                old = self.data.by_key[(write.node_id, write.iteration)]
+                row = OutputRow(old.payload, old.node_id, old.iteration, first + index)
+                self.data.by_key[(row.node_id, row.iteration)] = row
+                self.data.rows[write.table.key][(row.node_id, row.iteration)] = row
+        self.next_output_seq = first + len(step.outputs)
+
+    # ── events, rows, timers ───────────────────────────────────────────────────────────────────────────────────────
+
+    def tell(self, type: str, leaf: LeafNode | None = None, **fields: object) -> None:
+        """Add an event to the step."""
+        if leaf is None:
+            self.step.events.append(event(type, **fields))
+        else:
+            self.step.events.append(event(type, leaf.key[0], leaf.key[1], **fields))
+
+    def row(self, statement: str, *parameters: SqlValue) -> None:
+        """Add one of the rarer changes to the step."""
+        self.step.rows.append((statement, parameters))
+
+    def attempt(self, change: AttemptChange) -> None:
+        """Add an attempt's change to the step."""
+        self.step.attempts.append(change)
+
+    def arm(self, key: Key, kind: str, due_at_ms: int) -> None:
+        """Wait for a moment, durably."""
+        self.timers[(key, kind)] = due_at_ms
+        heappush(self._timer_heap, (due_at_ms, (key, kind)))
+        self.row("timer", self.run_id, key[0], key[1], kind, due_at_ms)
+
+    def restore_timer(self, key: Key, kind: str, due_at_ms: int) -> None:
+        """Take over a stored timer."""
+        self.timers[(key, kind)] = due_at_ms
+        heappush(self._timer_heap, (due_at_ms, (key, kind)))
+
+    def disarm(self, key: Key, kind: str) -> None:
+        """Do not wait for that moment any more."""
+        if self.timers.pop((key, kind), None) is not None:
+            self.row("timer_done", self.run_id, key[0], key[1], kind)
+
+    def due(self, now_ms: int) -> list[TimerKey]:
+        """The timers whose moment has come, earliest first; they are disarmed."""
+        found: list[TimerKey] = []
+        heap = self._timer_heap
+        while heap and heap[0][0] <= now_ms:
+            moment, key = heappop(heap)
+            if self.timers.get(key) == moment:
+                self.disarm(*key)
+                found.append(key)
+        return found
+
+    def next_due(self) -> int | None:
+        """The earliest moment that this run waits for."""
+        heap = self._timer_heap
+        while heap and self.timers.get(heap[0][1]) != heap[0][0]:
+            heappop(heap)
+        return heap[0][0] if heap else None
+
+    # ── failures ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def failures(self, plan: Plan, keys: Iterable[Key]) -> dict[Key, Failure]:
+        """Failed nodes as the scheduler takes them, tied to a plan's leaves."""
+        found: dict[Key, Failure] = {}
+        for key in keys:
+            leaf = plan.leaves.get(key)
+            if leaf is not None:
+                found[key] = failure_of(leaf, self.errors.get(key))
+        return found
+
+
+def failure_of(leaf: LeafNode, error: dict[str, object] | None) -> Failure:
+    """A leaf's failure from its error object."""
+    code = str((error or {}).get("code") or (error or {}).get("name") or "INTERNAL_ERROR")
+    summary = str((error or {}).get("summary") or (error or {}).get("message") or "failed")
+    return Failure(code, summary, leaf)

@@ -1,0 +1,438 @@
+"""Waits: approvals, human tasks, events and timers, from the moment they are reached to what settles them.
+
+Each is durable in the step that reaches it. What arrives from outside (decisions, answers, signals, due moments) is applied
+here; applying twice changes nothing, because only a node that still waits is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from pydantic import BaseModel
+from pydantic_core import from_json, to_json
+
+from smithers.components.gates import Approval, AutoApprove, HumanTask
+from smithers.components.rundata import SignalRow
+from smithers.components.scope import Key
+from smithers.components.task import Task
+from smithers.components.waits import Timer, WaitForEvent
+from smithers.engine.attempts import validate
+from smithers.engine.state import RunState, failure_of
+from smithers.errors import ApprovalDenied, InvalidOutput, SmithersError, WaitTimeout, error_object
+from smithers.events import attempt_event
+from smithers.graph.plan import LeafKind, LeafNode
+from smithers.scheduler.scheduler import Scheduler
+from smithers.scheduler.states import NodeState
+from smithers.store.interface import ApprovalRow, AttemptChange, HumanRow, Inbox, StoredSignal
+
+AUTO = "smithers:auto"
+S = NodeState
+
+
+class WaitDesk:
+    """Handles everything that a run waits for.
+
+    Args:
+        state: the run.
+        now_ms: the time.
+        check_history: starts looking up whether an approval with `AutoApprove(after=n)` needs nobody.
+    """
+
+    def __init__(
+        self, state: RunState, now_ms: Callable[[], int], check_history: Callable[[LeafNode, AutoApprove], None]
+    ) -> None:
+        self._state = state
+        self._now_ms = now_ms
+        self._check_history = check_history
+        self.scheduler: Scheduler
+
+    # ── reaching ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def arrive(self, leaf: LeafNode) -> None:
+        """A leaf that waits has been reached."""
+        element = leaf.element
+        match leaf.kind:
+            case LeafKind.APPROVAL:
+                assert isinstance(element, Approval)
+                self._ask(leaf, approval_request(element), element.auto_approve)
+            case LeafKind.HUMAN:
+                assert isinstance(element, HumanTask)
+                self._ask_human(leaf, element)
+            case LeafKind.EVENT:
+                assert isinstance(element, WaitForEvent)
+                self._await_event(leaf, element)
+            case LeafKind.TIMER:
+                assert isinstance(element, Timer)
+                self._start_timer(leaf, element)
+            case _:
+                assert isinstance(element, Task)
+                self._ask(leaf, gate_request(element), None)
+
+    def _ask(self, leaf: LeafNode, request: dict[str, object], auto: AutoApprove | None) -> None:
+        state, key = self._state, leaf.key
+        decided = state.gates.get(key)
+        if decided is not None and decided.status != "requested":
+            self.decide(leaf, decided)
+            return
+        if auto is not None and _holds(auto) and auto.after <= 0:
+            self._approve_by_itself(leaf, request, audit=auto.audit)
+            return
+        if decided is None:
+            now = state.step.now_ms
+            text = to_json(request).decode()
+            state.row(
+                "approval", state.run_id, *key, "requested", state.name, now, None, None, None, text, None, 0
+            )
+            state.gates[key] = ApprovalRow(
+                state.run_id, *key, "requested", state.name, now, None, None, None, text, None, 0
+            )
+            self._timeout(leaf)
+        state.tell("ApprovalRequested", leaf, request=request)
+        state.tell("NodeWaitingApproval", leaf, request=request)
+        self._wait(leaf, S.WAITING_APPROVAL)
+        if auto is not None and _holds(auto):
+            self._check_history(leaf, auto)
+
+    def _approve_by_itself(self, leaf: LeafNode, request: dict[str, object], *, audit: bool) -> None:
+        state, key, now = self._state, leaf.key, self._state.step.now_ms
+        row = ApprovalRow(
+            state.run_id, *key, "approved", state.name, now, now, "auto-approved", AUTO, to_json(request).decode(), None, 1
+        )
+        if audit:
+            state.row("approval", *row)
+            state.tell("ApprovalAutoApproved", leaf)
+        state.gates[key] = row
+        self.decide(leaf, row)
+
+    def approve_by_history(self, leaf: LeafNode) -> None:
+        """Enough people have approved this before: do it now, if it still waits."""
+        if self._state.nodes.get(leaf.key) is S.WAITING_APPROVAL:
+            row = self._state.gates[leaf.key]
+            self._approve_by_itself(leaf, from_json(row.request_json), audit=True)
+
+    def _ask_human(self, leaf: LeafNode, element: HumanTask) -> None:
+        state = self._state
+        request = {"mode": "human", "title": element.label or element.id, "summary": element.prompt}
+        schema = leaf.schema.model_json_schema() if leaf.schema is not None else None
+        timeout = None if element.timeout_ms is None else state.step.now_ms + element.timeout_ms
+        state.row(
+            "human",
+            human_request_id(state.run_id, leaf.key),
+            state.run_id,
+            *leaf.key,
+            "json",
+            element.prompt,
+            to_json(schema).decode(),
+            None,
+            state.step.now_ms,
+            timeout,
+        )
+        self._timeout(leaf)
+        state.tell("ApprovalRequested", leaf, request=request)
+        state.tell("NodeWaitingApproval", leaf, request=request)
+        self._wait(leaf, S.WAITING_APPROVAL)
+
+    def _await_event(self, leaf: LeafNode, element: WaitForEvent) -> None:
+        state = self._state
+        found = self._queued(element)
+        if found is not None:
+            self._take_signal(leaf, element, found)
+            return
+        meta = {
+            "waitForEvent": {
+                "signalName": element.event,
+                "correlationId": element.correlation_id,
+                "waitAsync": element.wait_async,
+                "startedAtMs": state.step.now_ms,
+                "timeoutMs": element.timeout_ms,
+            }
+        }
+        self._attempt(leaf, S.WAITING_EVENT, meta=meta)
+        state.tell(
+            "NodeWaitingEvent", leaf, signalName=element.event, correlationId=element.correlation_id
+        )
+        self._timeout(leaf)
+        self._wait(leaf, S.WAITING_EVENT)
+
+    def _start_timer(self, leaf: LeafNode, element: Timer) -> None:
+        state, now = self._state, self._state.step.now_ms
+        if element.duration_ms is not None:
+            due, kind = now + element.duration_ms, "duration"
+        else:
+            assert element.until is not None
+            due, kind = int(element.until.timestamp() * 1000), "absolute"
+        due = state.timers.get((leaf.key, "timer"), due)
+        meta = {"timer": {"timerId": leaf.key[0], "timerType": kind, "createdAtMs": now, "firesAtMs": due}}
+        self._attempt(leaf, S.WAITING_TIMER, meta=meta)
+        state.tell("TimerCreated", leaf, timerId=leaf.key[0], firesAtMs=due, timerType=kind)
+        state.tell("NodeWaitingTimer", leaf, firesAtMs=due)
+        state.arm(leaf.key, "timer", due)
+        self._wait(leaf, S.WAITING_TIMER)
+
+    def _wait(self, leaf: LeafNode, to: NodeState) -> None:
+        self._state.move(leaf, to)
+        self.scheduler.waits(leaf)
+
+    def _timeout(self, leaf: LeafNode) -> None:
+        if leaf.element.timeout_ms is not None:
+            self._state.arm(leaf.key, "timeout", self._state.step.now_ms + leaf.element.timeout_ms)
+
+    def _attempt(
+        self, leaf: LeafNode, to: NodeState, *, meta: dict[str, object] | None = None, error: str | None = None
+    ) -> None:
+        """Waits keep their record in attempt 1, as work does in its attempts."""
+        now = self._state.step.now_ms
+        ended = now if to.is_terminal else None
+        text = None if meta is None else to_json(meta).decode()
+        self._state.attempt(AttemptChange(*leaf.key, 1, to.value, now, ended, error, None, None, text))
+
+    # ── what arrives ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def take_in(self, inbox: Inbox) -> None:
+        """Apply what others have written."""
+        waiting = self.scheduler.waiting
+        for row in inbox.approvals:
+            leaf = waiting.get((row.node_id, row.iteration))
+            if leaf is not None and self._state.nodes.get(leaf.key) is S.WAITING_APPROVAL:
+                self._state.gates[leaf.key] = row
+                self.decide(leaf, row)
+        for human in inbox.humans:
+            leaf = waiting.get((human.node_id, human.iteration))
+            if leaf is not None and leaf.kind is LeafKind.HUMAN:
+                self._answered(leaf, human)
+        for signal in inbox.signals:
+            self._arrived(signal)
+
+    def decide(self, leaf: LeafNode, row: ApprovalRow) -> None:
+        """Apply a decision to the gate or approval that asked for it."""
+        self._state.disarm(leaf.key, "timeout")
+        if leaf.kind is not LeafKind.APPROVAL:
+            self._decide_gate(leaf, row)
+            return
+        element = leaf.element
+        assert isinstance(element, Approval)
+        if row.status == "approved" or element.on_deny == "continue":
+            try:
+                self._finish(leaf, decision_row(element, row), meta=None)
+            except SmithersError as error:
+                self._fail(leaf, error)
+        elif element.on_deny == "skip":
+            self._skip(leaf)
+        else:
+            self._fail(leaf, _denied(leaf, row))
+
+    def _decide_gate(self, leaf: LeafNode, row: ApprovalRow) -> None:
+        if row.status == "approved":
+            if self._state.nodes.get(leaf.key) is not S.PENDING:
+                self._state.move(leaf, S.PENDING)
+                self._state.tell("NodePending", leaf)
+            self.scheduler.resumes(leaf.key)
+        else:
+            self._fail(leaf, _denied(leaf, row))
+
+    def _answered(self, leaf: LeafNode, row: HumanRow) -> None:
+        try:
+            self._finish(leaf, from_json(row.response_json or "null"), meta=None)
+            self._state.disarm(leaf.key, "timeout")
+        except InvalidOutput:  # judged when it was given; the model may have changed since
+            element = leaf.element
+            assert isinstance(element, HumanTask)
+            tries = self._state.failed[leaf.key] = self._state.failed.get(leaf.key, 0) + 1
+            if tries >= element.max_attempts:
+                self._fail(leaf, InvalidOutput(f"{element!r} got {tries} answers that do not fit"))
+            else:
+                self._ask_human(leaf, element)
+
+    def _arrived(self, signal: StoredSignal) -> None:
+        state = self._state
+        if signal.seq <= state.last_signal:
+            return
+        state.last_signal = signal.seq
+        row = SignalRow(
+            from_json(signal.payload_json), signal.signal_name, signal.correlation_id, signal.seq, signal.received_at_ms
+        )
+        state.data.add_signal(row)
+        for leaf in list(self.scheduler.waiting.values()):
+            element = leaf.element
+            if (
+                isinstance(element, WaitForEvent)
+                and (element.event, element.correlation_id) == (row.signal_name, row.correlation_id)
+                and state.nodes.get(leaf.key) is S.WAITING_EVENT
+            ):
+                self._take_signal(leaf, element, row)
+
+    def _queued(self, element: WaitForEvent) -> SignalRow | None:
+        """The first signal that matches and that no earlier wait has taken."""
+        taken = self._state.consumed.get((element.event, element.correlation_id), -1)
+        for row in self._state.data.signals:
+            if row.seq > taken and (row.signal_name, row.correlation_id) == (element.event, element.correlation_id):
+                return row
+        return None
+
+    def _take_signal(self, leaf: LeafNode, element: WaitForEvent, row: SignalRow) -> None:
+        state = self._state
+        where = (element.event, element.correlation_id)
+        state.consumed[where] = max(row.seq, state.consumed.get(where, -1))
+        state.disarm(leaf.key, "timeout")
+        payload = {"kind": "signal", "payload": row.payload} if element.tagged else row.payload
+        meta = {
+            "waitForEvent": {
+                "signalName": element.event,
+                "correlationId": element.correlation_id,
+                "waitAsync": element.wait_async,
+                "resolvedSignalSeq": row.seq,
+                "receivedAtMs": row.received_at_ms,
+            }
+        }
+        try:
+            self._finish(leaf, payload, meta=meta)
+        except SmithersError as error:
+            self._fail(leaf, error, meta=meta)
+
+    def due(self, key: Key, kind: str) -> None:
+        """A timer or a wait's timeout is due."""
+        leaf = self.scheduler.waiting.get(key)
+        if leaf is None:
+            return
+        state = self._state
+        if kind == "timer":
+            fired = state.step.now_ms
+            state.tell("TimerFired", leaf, timerId=key[0], firesAtMs=fired, firedAtMs=fired, delayMs=0)
+            self._attempt(leaf, S.FINISHED)
+            state.move(leaf, S.FINISHED, attempt=1)
+            state.step.events.append(attempt_event("NodeFinished", *key, 1))
+            self.scheduler.settled(key)
+            return
+        element = leaf.element
+        if leaf.kind is LeafKind.HUMAN:
+            state.row("human_closed", "expired", human_request_id(state.run_id, key))
+        elif state.nodes.get(key) is S.WAITING_APPROVAL:
+            state.row("approval_closed", state.step.now_ms, "smithers:timeout", state.run_id, *key)
+        if isinstance(element, WaitForEvent) and element.on_timeout == "skip":
+            self._skip(leaf)
+        elif isinstance(element, WaitForEvent) and element.on_timeout == "continue":
+            try:
+                self._finish(leaf, {"kind": "timeout"}, meta=None)
+            except SmithersError as error:
+                self._fail(leaf, error)
+        else:
+            error = WaitTimeout(
+                f"{element!r} waited {element.timeout_ms} ms in vain",
+                {"nodeId": key[0], "iteration": key[1], "timeoutMs": element.timeout_ms},
+            )
+            self._fail(leaf, error)
+
+    # ── settling ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def abandon(self, leaf: LeafNode, reason: str) -> None:
+        """A leaf that waits is not wanted any more: its part of the tree failed, or is not mounted any more."""
+        state, key = self._state, leaf.key
+        for kind in ("timer", "timeout", "retry", "quota"):
+            if (key, kind) in state.timers and kind == "timer":
+                state.tell("TimerCancelled", leaf, timerId=key[0])
+            state.disarm(key, kind)
+        if state.nodes.get(key) is S.WAITING_APPROVAL:
+            if leaf.kind is LeafKind.HUMAN:
+                state.row("human_closed", "cancelled", human_request_id(state.run_id, key))
+            else:
+                state.row("approval_closed", state.step.now_ms, f"smithers:{reason}", state.run_id, *key)
+                state.gates.pop(key, None)
+        state.held.discard(key)
+        state.move(leaf, S.CANCELLED)
+        state.tell("NodeCancelled", leaf, reason=reason)
+
+    def _finish(self, leaf: LeafNode, value: object, *, meta: dict[str, object] | None) -> None:
+        state = self._state
+        row: BaseModel = validate(leaf, value)
+        values = state.table(leaf).encode(row)
+        index = state.write_output(leaf, row, values)
+        self._attempt(leaf, S.FINISHED, meta=meta)
+        state.move(leaf, S.FINISHED, attempt=1, output=index)
+        state.step.events.append(attempt_event("NodeFinished", *leaf.key, 1))
+        self.scheduler.settled(leaf.key)
+
+    def _skip(self, leaf: LeafNode) -> None:
+        self._state.move(leaf, S.SKIPPED)
+        self._state.tell("NodeSkipped", leaf)
+        self.scheduler.settled(leaf.key)
+
+    def _fail(self, leaf: LeafNode, error: SmithersError, *, meta: dict[str, object] | None = None) -> None:
+        state = self._state
+        found = error_object(error)
+        state.errors[leaf.key] = found
+        self._attempt(leaf, S.FAILED, meta=meta, error=to_json(found).decode())
+        state.move(leaf, S.FAILED, attempt=1)
+        state.tell("NodeFailed", leaf, attempt=1, error=found)
+        self.scheduler.failures[leaf.key] = failure_of(leaf, found)
+        self.scheduler.settled(leaf.key)
+
+
+def approval_request(element: Approval) -> dict[str, object]:
+    """What an approval stores and shows, in wire spelling."""
+    request = element.request
+    found: dict[str, object] = {
+        "mode": element.mode,
+        "waitAsync": element.wait_async,
+        "title": request.get("title") or element.label or element.id,
+        "summary": request.get("summary"),
+        "metadata": request.get("metadata"),
+        "options": [dict(option) for option in element.options],
+        "allowedScopes": list(element.allowed_scopes),
+        "allowedUsers": list(element.allowed_users),
+        "autoApprove": None,
+    }
+    if element.auto_approve is not None:
+        found["autoApprove"] = {"after": element.auto_approve.after, "audit": element.auto_approve.audit}
+    return {k: v for k, v in found.items() if v not in (None, [])}
+
+
+def gate_request(element: Task) -> dict[str, object]:
+    """What the gate of a task with `needs_approval` stores and shows."""
+    given = element.needs_approval
+    found: dict[str, object] = {"mode": "approve", "title": element.label or f"Run {element.id}?"}
+    if isinstance(given, str):
+        found["title"] = given
+    elif isinstance(given, Mapping):
+        found |= {str(k): v for k, v in given.items()}
+    return found
+
+
+def decision_row(element: Approval, row: ApprovalRow) -> dict[str, object]:
+    """The row that an approval writes for a decision."""
+    decision: dict[str, object] = from_json(row.decision_json) if row.decision_json else {}
+    if element.mode == "select":
+        return {"selected": decision.get("selected", element.options[0]["key"]), "notes": row.note}
+    if element.mode == "rank":
+        return {"ranked": decision.get("ranked", [o["key"] for o in element.options]), "notes": row.note}
+    decided_at = None
+    if row.decided_at_ms is not None:
+        decided_at = datetime.fromtimestamp(row.decided_at_ms / 1000, UTC).isoformat()
+    full: dict[str, object] = {
+        "approved": row.status == "approved",
+        "note": row.note,
+        "decided_by": row.decided_by,
+        "decided_at": decided_at,
+    }
+    output = element.output
+    forbids = isinstance(output, type) and output.model_config.get("extra") == "forbid"
+    if forbids and isinstance(output, type):
+        return {k: v for k, v in full.items() if k in output.model_fields}
+    return full
+
+
+def human_request_id(run_id: str, key: Key) -> str:
+    """The id of a human task's request."""
+    return f"human:{run_id}:{key[0]}:{key[1]}"
+
+
+def _holds(auto: AutoApprove) -> bool:
+    revert = auto.revert_on() if callable(auto.revert_on) else auto.revert_on
+    condition = auto.condition() if callable(auto.condition) else auto.condition
+    return not revert and (condition is None or bool(condition))
+
+
+def _denied(leaf: LeafNode, row: ApprovalRow) -> ApprovalDenied:
+    by = f" by {row.decided_by}" if row.decided_by else ""
+    note = f": {row.note}" if row.note else ""
+    return ApprovalDenied(f"{leaf.element!r} was denied{by}{note}", {"nodeId": leaf.key[0], "decidedBy": row.decided_by})

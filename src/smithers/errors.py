@@ -1,0 +1,549 @@
+"""Every error that this project raises: a code, an HTTP status and one sentence.
+
+    SmithersError
+    ├── AuthoringError           the workflow is written wrongly; names the element
+    │   ├── InvalidElement, DuplicateId, TaskIdRequired, TaskMissingOutput, NestedLoop, …
+    │   └── WorkflowRenderFailed, WorkflowLoadFailed
+    ├── InvalidInput             a value from outside does not fit; names the field
+    ├── RunError                 a run is not there, or not in a state that allows the request
+    ├── OwnershipError           another process owns the run, or took it over
+    ├── TaskError                one attempt of a task failed; says whether another try can help
+    ├── AgentError               what an agent or its provider answered
+    └── StorageError             the database refused
+
+Codes are part of the wire contract. `error_object` turns any exception into the persisted form and cannot fail.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Collection, Mapping
+from typing import ClassVar, cast
+
+DOCS = "docs/reference/errors.md"
+
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+"""What JSON can hold. A documentation alias: recursion in it is by forward reference."""
+
+
+class SmithersError(Exception):
+    """Base of all errors of this project.
+
+    Args:
+        summary: one sentence for the person who has to act on it.
+        details: machine-readable context; must hold JSON values only.
+        code: overrides the class's code, for errors that came from a store or a wire.
+    """
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = True
+    """Whether a task that failed with this error may be tried again."""
+
+    def __init__(self, summary: str, details: Mapping[str, object] | None = None, *, code: str | None = None) -> None:
+        super().__init__(summary)
+        self.summary = summary
+        self.details: dict[str, object] = dict(details) if details else {}
+        self._code = code
+
+    @property
+    def error_code(self) -> str:
+        """The wire code of this error."""
+        return self._code or type(self).code
+
+    @property
+    def docs_url(self) -> str:
+        """Where the error is explained."""
+        return f"{DOCS}#{self.error_code.lower()}"
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether another attempt may help: the class's rule unless `details["failure_retryable"]` says otherwise."""
+        flag = self.details.get("failure_retryable")
+        return flag if isinstance(flag, bool) else type(self).retryable
+
+
+# ── authoring ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class AuthoringError(SmithersError):
+    """The workflow is written wrongly."""
+
+    code, status, retryable = "INVALID_INPUT", 400, False
+
+
+class InvalidElement(AuthoringError):
+    """A property or child of an element is not allowed; the message names the element."""
+
+
+class DuplicateId(AuthoringError):
+    """Two elements of one tree share an id."""
+
+    code = "DUPLICATE_ID"
+
+    def __init__(self, kind: str, id: str) -> None:
+        super().__init__(
+            f"two {kind} elements have the id {id!r}; ids must be unique in a tree", {"kind": kind, "id": id}
+        )
+
+
+class TaskIdRequired(AuthoringError):
+    """A leaf has no id."""
+
+    code = "TASK_ID_REQUIRED"
+
+
+class TaskMissingOutput(AuthoringError):
+    """A task names no output."""
+
+    code = "TASK_MISSING_OUTPUT"
+
+
+class TaskEmptyPrompt(AuthoringError):
+    """An agent task has nothing to say to its agent."""
+
+    code = "TASK_EMPTY_PROMPT"
+
+
+class NestedLoop(AuthoringError):
+    """A loop is used in a way that loops do not allow."""
+
+    code = "NESTED_LOOP"
+
+
+class UnknownOutputSchema(AuthoringError):
+    """An output is named that `create_smithers` does not know."""
+
+    code = "UNKNOWN_OUTPUT_SCHEMA"
+
+
+class ApprovalOptionsRequired(AuthoringError):
+    """An approval to select or rank has nothing to choose from."""
+
+    code = "APPROVAL_OPTIONS_REQUIRED"
+
+
+class ContextOutsideWorkflow(AuthoringError):
+    """`use_ctx()` was called while nothing renders."""
+
+    code = "CONTEXT_OUTSIDE_WORKFLOW"
+
+
+class TaskRuntimeUnavailable(AuthoringError):
+    """`task_runtime()` was called outside a running task."""
+
+    code = "TASK_RUNTIME_UNAVAILABLE"
+
+
+class MissingOutput(AuthoringError):
+    """`ctx.output` asked for a row that is not there yet."""
+
+    code = "MISSING_OUTPUT"
+
+
+class DepNotSatisfied(AuthoringError):
+    """A typed dependency has no row."""
+
+    code = "DEP_NOT_SATISFIED"
+
+
+class WorkflowRenderFailed(AuthoringError):
+    """The workflow function raised."""
+
+    code = "WORKFLOW_RENDER_FAILED"
+
+
+class WorkflowLoadFailed(AuthoringError):
+    """A workflow file cannot be imported, or holds no workflow."""
+
+    code = "WORKFLOW_MISSING_DEFAULT"
+
+
+class DependencyDeadlock(AuthoringError):
+    """Tasks wait for each other, or for ids that are never mounted."""
+
+    code = "DEPENDENCY_DEADLOCK"
+
+
+# ── values from outside ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class InvalidInput(SmithersError):
+    """A value from outside does not fit; the message names the field."""
+
+    code, status, retryable = "INVALID_INPUT", 400, False
+
+
+class InputMismatch(InvalidInput):
+    """A resume or repeated launch brought another input than the stored one."""
+
+    code, status = "INPUT_MISMATCH", 409
+
+
+class InvalidContinuation(InvalidInput):
+    """The state given to ContinueAsNew is not JSON, or too large."""
+
+    code = "INVALID_CONTINUATION_STATE"
+
+
+class ContinuationTooLarge(InvalidContinuation):
+    """The state given to ContinueAsNew is too large."""
+
+    code = "CONTINUATION_STATE_TOO_LARGE"
+
+
+# ── runs ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class RunError(SmithersError):
+    """A run is not there, or not in a state that allows the request."""
+
+    status, retryable = 409, False
+
+
+class RunNotFound(RunError):
+    """No run with this id is stored here."""
+
+    code, status = "RUN_NOT_FOUND", 404
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id!r} not found", {"runId": run_id})
+
+
+class NodeNotFound(RunError):
+    """The run has no node with this id."""
+
+    code, status = "NODE_NOT_FOUND", 404
+
+
+class RunAlreadyExists(RunError):
+    """A run with this id is stored already."""
+
+    code = "RUN_ALREADY_EXISTS"
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"run {run_id!r} exists already; resume it, or choose another run id", {"runId": run_id})
+
+
+class RunNotActive(RunError):
+    """The run has ended, so it takes no more requests."""
+
+    code = "RUN_NOT_ACTIVE"
+
+    def __init__(self, run_id: str, status: str) -> None:
+        super().__init__(f"run {run_id!r} is {status}", {"runId": run_id, "status": status})
+
+
+class RunNotResumable(RunError):
+    """The run was continued as another run."""
+
+    code = "RUN_NOT_RESUMABLE"
+
+
+class ResumeMetadataMismatch(RunError):
+    """The workflow's source or name differs from what the run recorded."""
+
+    code = "RESUME_METADATA_MISMATCH"
+
+
+class AlreadyDecided(RunError):
+    """The approval was decided before, differently."""
+
+    code = "AlreadyDecided"
+
+
+class Forbidden(SmithersError):
+    """The caller may not do this."""
+
+    code, status, retryable = "FORBIDDEN", 403, False
+
+
+class RunCancelled(RunError):
+    """The run was cancelled."""
+
+    code = "RUN_CANCELLED"
+
+
+class WorkflowExecutionFailed(RunError):
+    """A child run ended badly."""
+
+    code, status = "WORKFLOW_EXECUTION_FAILED", 500
+
+
+# ── ownership ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class OwnershipError(RunError):
+    """Another process owns the run."""
+
+
+class RunOwnerAlive(OwnershipError):
+    """The owner of the run is alive on this machine."""
+
+    code = "RUN_OWNER_ALIVE"
+
+
+class RunStillRunning(OwnershipError):
+    """The owner of the run has sent a heartbeat lately."""
+
+    code = "RUN_STILL_RUNNING"
+
+
+class LeaseLost(OwnershipError):
+    """Another process took the run over; nothing of this commit was written."""
+
+    code = "RUN_RESUME_CLAIM_LOST"
+
+
+class AutoResumeGaveUp(OwnershipError):
+    """The run was taken over several times without getting any further."""
+
+    code = "AUTO_RESUME_GAVE_UP"
+
+
+# ── tasks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class TaskError(SmithersError):
+    """An attempt of a task failed."""
+
+    code = "SESSION_ERROR"
+
+
+class TaskFailed(TaskError):
+    """A task has used up its attempts; the cause is the last attempt's error."""
+
+    retryable = False
+
+
+class SchedulerError(TaskError):
+    """A saga or try block ended the run."""
+
+    code, retryable = "SCHEDULER_ERROR", False
+
+
+class InvalidOutput(TaskError):
+    """What a task returned does not fit its output schema."""
+
+    code = "INVALID_OUTPUT"
+
+
+class TaskTimeout(TaskError):
+    """A task took longer than its timeout."""
+
+    code = "TASK_TIMEOUT"
+
+
+class TaskHeartbeatTimeout(TaskError):
+    """A task was silent for longer than its heartbeat timeout."""
+
+    code = "TASK_HEARTBEAT_TIMEOUT"
+
+
+class TaskAborted(TaskError):
+    """A task was stopped from outside."""
+
+    code = "TASK_ABORTED"
+
+
+class HeartbeatTooLarge(TaskError):
+    """A checkpoint is larger than 1,000,000 bytes."""
+
+    code, retryable = "HEARTBEAT_PAYLOAD_TOO_LARGE", False
+
+
+class HeartbeatNotJson(TaskError):
+    """A checkpoint cannot be written as JSON."""
+
+    code, retryable = "HEARTBEAT_PAYLOAD_NOT_JSON_SERIALIZABLE", False
+
+
+class LoopMaxReached(TaskError):
+    """A loop with `on_max_reached="fail"` used up its iterations."""
+
+    code, retryable = "RALPH_MAX_REACHED", False
+
+
+class ApprovalDenied(TaskError):
+    """A gate or approval was denied."""
+
+    code, retryable = "APPROVAL_DENIED", False
+
+
+class WaitTimeout(TaskError):
+    """Nobody decided, answered or signalled in time."""
+
+    code, retryable = "WAIT_TIMEOUT", False
+
+
+class ForkError(TaskError):
+    """The conversation that a task wants to go on with is not there."""
+
+    code, retryable = "TASK_FORK_SOURCE_NOT_FOUND", False
+
+
+# ── agents ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class AgentError(SmithersError):
+    """An agent could not do its work."""
+
+    code = "AGENT_CLI_ERROR"
+
+
+class AgentQuotaExceeded(AgentError):
+    """The provider's limit is used up; costs no retry."""
+
+    code = "AGENT_QUOTA_EXCEEDED"
+
+
+class AgentConfigInvalid(AgentError):
+    """The agent is set up wrongly (unknown model, bad key); trying again cannot help."""
+
+    code, retryable = "AGENT_CONFIG_INVALID", False
+
+
+class AgentAuthFailed(AgentConfigInvalid):
+    """The provider refused the agent's credentials; the agent is left out for the rest of the run."""
+
+
+class AgentSessionLost(AgentError):
+    """The conversation that the agent was to go on with does not exist any more; another try starts a fresh one."""
+
+    code = "AGENT_SESSION_LOST"
+
+
+class ProcessTimeout(AgentError):
+    """An external program took longer than its timeout and was killed with all its children."""
+
+    code = "PROCESS_TIMEOUT"
+
+
+class ProcessIdleTimeout(AgentError):
+    """An external program wrote nothing for longer than its idle timeout and was killed with all its children."""
+
+    code = "PROCESS_IDLE_TIMEOUT"
+
+
+class ProcessSpawnFailed(AgentError):
+    """An external program could not be started: not found, not executable, or its folder is missing."""
+
+    code, retryable = "PROCESS_SPAWN_FAILED", False
+
+
+# ── storage ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class StorageError(SmithersError):
+    """The database refused; nothing of the request was written."""
+
+    code, status = "STORAGE_ERROR", 500
+
+
+class StorageBusy(StorageError):
+    """Another process held the database's write lock for too long."""
+
+    code, status = "DB_WRITE_FAILED", 503
+
+
+class StorageReadOnly(StorageError):
+    """The database file or its folder cannot be written."""
+
+    code = "DB_WRITE_FAILED"
+
+
+class StorageFull(StorageError):
+    """The disk is full."""
+
+    code, status = "DB_WRITE_FAILED", 507
+
+
+class StorageCorrupt(StorageError):
+    """The file is not a database, or is damaged."""
+
+    code = "STORAGE_ERROR"
+
+
+class StoreNotFound(StorageError):
+    """There is no database at this place."""
+
+    code, status = "CLI_DB_NOT_FOUND", 404
+
+
+class MigrationRequired(StorageError):
+    """The database was written by a newer version of this project."""
+
+    code = "SMITHERS_MIGRATION_REQUIRED"
+
+
+class IncompatibleSchema(StorageError):
+    """An output table holds a column of another type than the model has now."""
+
+    code, status = "DB_MISSING_COLUMNS", 409
+
+
+# ── the persisted form ─────────────────────────────────────────────────────────────────────────────────────────────
+
+_MAX_DEPTH = 32
+
+
+def error_object(error: BaseException, *, with_stack: bool = True) -> dict[str, object]:
+    """The stored and sent form of errors: `{name, code?, message, summary?, docsUrl?, details?, cause?, stack?}`.
+
+    JSON-safe by construction: cycles become `"[Circular]"`, non-finite numbers null, integers beyond 64 bits strings.
+    Never raises.
+    """
+    return _error_object(error, set(), with_stack)
+
+
+def _error_object(error: BaseException, seen: set[int], with_stack: bool) -> dict[str, object]:
+    if id(error) in seen:
+        return {"name": type(error).__name__, "message": "[Circular]"}
+    seen = seen | {id(error)}
+    out: dict[str, object] = {"name": type(error).__name__}
+    if isinstance(error, SmithersError):
+        out["code"] = error.error_code
+        out["message"] = f"{error.summary} See {error.docs_url}"
+        out["summary"] = error.summary
+        out["docsUrl"] = error.docs_url
+        if error.details:
+            out["details"] = json_safe(error.details)
+    else:
+        try:
+            out["message"] = str(error) or type(error).__name__
+        except Exception:  # a broken __str__ must not hide the failure itself
+            out["message"] = type(error).__name__
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and len(seen) < _MAX_DEPTH:
+        out["cause"] = _error_object(cause, seen, False)
+    if with_stack and not isinstance(error, SmithersError) and error.__traceback__ is not None:
+        frames = traceback.format_exception(type(error), error, error.__traceback__, limit=-20, chain=False)
+        out["stack"] = "".join(frames)
+    return out
+
+
+def json_safe(value: object, _seen: frozenset[int] = frozenset()) -> object:
+    """A copy of `value` that JSON can hold; what it cannot hold becomes a string, null or `"[Circular]"`."""
+    match value:
+        case None | bool() | str():
+            return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        case int():
+            return value if -(2**63) <= value < 2**63 else str(value)
+        case float():
+            return value if math.isfinite(value) else None
+        case BaseException():
+            return error_object(value, with_stack=False)
+        case Mapping() | list() | tuple() | set() | frozenset():
+            if id(cast(object, value)) in _seen or len(_seen) >= _MAX_DEPTH:
+                return "[Circular]"
+            seen = _seen | {id(cast(object, value))}
+            if isinstance(value, Mapping):
+                items = cast("Mapping[object, object]", value).items()
+                return {str(k): json_safe(v, seen) for k, v in items if not callable(v)}
+            return [json_safe(v, seen) for v in cast("Collection[object]", value)]
+        case _:
+            try:
+                return str(value)
+            except Exception:
+                return f"<{type(value).__name__}>"

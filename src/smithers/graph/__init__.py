@@ -1,0 +1,1 @@
+"""From a tree of components to a plan: pure, no I/O, no clock."""

@@ -1,0 +1,390 @@
+"""Extract: from a rendered tree of elements to a plan. Pure; every authoring error is raised here or by the element itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from pydantic import BaseModel
+
+from smithers.components.composites import Saga, SagaStep, Subflow, TryCatchFinally
+from smithers.components.context import Context
+from smithers.components.element import Element, flatten
+from smithers.components.flow import Branch, ContinueAsNew, Loop, MergeQueue, Parallel, Sequence, Workflow
+from smithers.components.gates import Approval, HumanTask
+from smithers.components.outputs import Outputs
+from smithers.components.rundata import RunData
+from smithers.components.scope import LoopState, suffix_of
+from smithers.components.task import Leaf, Task
+from smithers.components.waits import Signal, Timer, WaitForEvent
+from smithers.components.workflow import SmithersWorkflow
+from smithers.errors import DuplicateId, InvalidElement, TaskEmptyPrompt, UnknownOutputSchema
+from smithers.graph.plan import (
+    ContinueNode,
+    LeafKind,
+    LeafNode,
+    LoopNode,
+    ParNode,
+    Plan,
+    PlanNode,
+    Region,
+    SagaNode,
+    SeqNode,
+    TryNode,
+)
+
+MAX_DEPTH: Final = 200
+"""Deepest nesting of elements."""
+
+
+class _Scope:
+    """What a node inherits from its ancestors while the tree is walked."""
+
+    __slots__ = ("ctx", "depth", "group", "loops", "outputs", "policy", "prefix", "priority", "region", "subtree", "suffix")
+
+    def __init__(self, region: Region, ctx: Context[object], outputs: Outputs) -> None:
+        self.ctx = ctx
+        self.outputs = outputs
+        self.region = region
+        self.depth = 0
+        self.group: ParNode | None = None
+        self.subtree: tuple[ParNode, int] | None = None
+        self.priority = 0
+        self.policy: str | None = None
+        self.loops: tuple[LoopNode, ...] = ()
+        self.suffix = ""
+        self.prefix = ""
+
+    def inside(self, element: Element) -> _Scope:
+        new = _Scope(self.region, self.ctx, self.outputs)
+        new.group, new.subtree, new.priority = self.group, self.subtree, self.priority
+        new.policy, new.loops, new.suffix, new.prefix = self.policy, self.loops, self.suffix, self.prefix
+        new.depth = self.depth + 1
+        if new.depth > MAX_DEPTH:
+            raise InvalidElement(f"{element!r} is nested deeper than {MAX_DEPTH} levels")
+        return new
+
+
+def extract(tree: Workflow, ctx: Context[object], data: RunData, outputs: Outputs) -> Plan:
+    """Compile a rendered tree.
+
+    Raises the typed authoring errors: `DuplicateId`, `UnknownOutputSchema`, `TaskEmptyPrompt`, `InvalidElement`, …
+    """
+    return _Extractor(tree, ctx, data, outputs).plan
+
+
+class _Extractor:
+    def __init__(self, tree: Workflow, ctx: Context[object], data: RunData, outputs: Outputs) -> None:
+        self._data = data
+        self._ordinal = 0
+        self._scoped: dict[tuple[LoopNode | None, str], PlanNode] = {}
+        self._anywhere: dict[str, PlanNode] = {}
+        self._home: dict[int, tuple[LoopNode, ...]] = {}
+        self._names: dict[str, set[str]] = {"task": set(), "loop": set(), "saga": set(), "try-catch-finally": set()}
+        self._dependants: list[LeafNode] = []
+        region = Region(None, "run", None)
+        root = SeqNode(None, 0, None, tree)
+        self.plan = Plan(tree.name, root, region, cache_by_default=tree.cache)
+        self._fill(root, tree.children, _Scope(region, ctx, outputs))
+        for leaf in self._dependants:
+            leaf.dep_targets = [self._resolve(leaf, id) for id in leaf.depends]
+
+    # ── walking ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _fill(self, parent: SeqNode | ParNode, children: tuple[Element, ...], scope: _Scope) -> None:
+        into = parent.children
+        leaf = self._leaf
+        for child in children:
+            if isinstance(child, Task):  # by far the most frequent child
+                into.append(leaf(child, parent, len(into), scope))
+                continue
+            node = self._node(child, parent, len(into), scope)
+            if node is not None:
+                into.append(node)
+
+    def _node(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode | None:
+        if isinstance(element, Leaf):
+            return self._leaf_like(element, parent, index, scope)
+        if element.skip_if:
+            return None
+        handler = _HANDLERS.get(type(element))
+        if handler is None:
+            if isinstance(element, Workflow):
+                raise InvalidElement(f"{element!r} is inside a Workflow; there is exactly one per tree (use Subflow)")
+            raise InvalidElement(f"{element!r} cannot stand here")
+        return handler(self, element, parent, index, scope)
+
+    def _sequence(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+        node = SeqNode(parent, index, element.id, element)
+        inner = scope.inside(element)
+        self._inherit(element, inner)
+        self._name(element.id, node, scope)
+        self._fill(node, element.children, inner)
+        return node
+
+    def _parallel(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+        assert isinstance(element, Parallel)
+        node = ParNode(parent, index, element.id, element, element.max_concurrency, element.subtree_concurrency)
+        inner = scope.inside(element)
+        self._inherit(element, inner)
+        self._name(element.id, node, scope)
+        if element.max_concurrency is not None:
+            inner.group = node
+        if element.subtree_concurrency is None:
+            self._fill(node, element.children, inner)
+            return node
+        for child in element.children:
+            inner.subtree = (node, len(node.children))
+            self._fill(node, (child,), inner)
+        return node
+
+    def _branch(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+        assert isinstance(element, Branch)
+        node = SeqNode(parent, index, element.id, element)
+        self._fill(node, element.then if element.if_ else element.else_, scope.inside(element))
+        return node
+
+    def _continue(self, element: Element, parent: PlanNode, index: int, _scope: _Scope) -> PlanNode:
+        assert isinstance(element, ContinueAsNew)
+        return ContinueNode(parent, index, element)
+
+    def _loop(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+        assert isinstance(element, Loop)
+        logical = scope.prefix + element.id
+        self._unique("loop", logical)
+        scoped_id = logical + scope.suffix
+        state = self._data.loops.get(scoped_id, LoopState())
+        node = LoopNode(parent, index, scoped_id, element, state.iteration, state.done, scope.region)
+        node.logical_id = logical
+        self.plan.loops.append(node)
+        self._name(element.id, node, scope)
+        inner = scope.inside(element)
+        self._inherit(element, inner)
+        inner.loops = (*scope.loops, node)
+        inner.suffix = suffix_of(tuple((outer.logical_id, outer.iteration) for outer in inner.loops))
+        self._fill(node.body, element.children, inner)
+        return node
+
+    def _saga(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+        assert isinstance(element, Saga)
+        logical = scope.prefix + element.id
+        self._unique("saga", logical)
+        node = SagaNode(parent, index, logical + scope.suffix, element)
+        node.region = Region(node, "action", scope.region)
+        node.undo_region = Region(node, "compensation", scope.region)
+        self._name(element.id, node, scope)
+        for step in element.children:
+            assert isinstance(step, SagaStep)
+            inner = scope.inside(element)
+            inner.region = node.region
+            action = SeqNode(node, len(node.actions), None, step)
+            self._fill(action, step.children, inner)
+            node.actions.append(action)
+            if step.compensation is None:
+                node.compensations.append(None)
+                continue
+            inner.region = node.undo_region
+            undo = SeqNode(node, len(node.compensations), None, step)
+            self._fill(undo, (step.compensation,), inner)
+            node.compensations.append(undo)
+        return node
+
+    def _try(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+        assert isinstance(element, TryCatchFinally)
+        logical = scope.prefix + element.id
+        self._unique("try-catch-finally", logical)
+        node = TryNode(parent, index, logical + scope.suffix, element)
+        self._name(element.id, node, scope)
+        catch = element.catch
+        if callable(catch):
+            error = scope.ctx.region_error(node.id or "")
+            catch = () if error is None else flatten(element, catch(error))
+            has_arm = error is not None
+        else:
+            has_arm = bool(catch)
+        arms: list[tuple[str, tuple[Element, ...], bool]] = [
+            ("try", element.try_, True),
+            ("catch", catch, has_arm),
+            ("finally", element.finally_, bool(element.finally_)),
+        ]
+        for part, children, is_there in arms:
+            inner = scope.inside(element)
+            inner.region = node.regions[part] = Region(node, part, scope.region)
+            arm = SeqNode(node, 0, None, None) if is_there else None
+            if arm is not None:
+                self._fill(arm, children, inner)
+            node.arms[part] = arm
+        return node
+
+    # ── leaves ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _leaf_like(self, element: Leaf, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+        if isinstance(element, Subflow) and element.mode == "inline" and not element.skip_if:
+            return self._inline(element, parent, index, scope)
+        children: tuple[Element, ...] = ()
+        if isinstance(element, (Approval, Signal)):
+            node = SeqNode(parent, index, None, None)
+            leaf = self._leaf(element, node, 0, scope)
+            node.children.append(leaf)
+            if isinstance(element, Approval) and not element.children:
+                leaf.parent, leaf.index = parent, index
+                return leaf
+            row = scope.ctx.row_at(*leaf.key, leaf.output.key) if leaf.output is not None else None
+            if isinstance(element, Signal):
+                children = () if row is None else element.mount(row)
+            elif row is not None and getattr(row, "approved", True):
+                children = element.children
+            self._fill(node, children, scope.inside(element))
+            return node
+        return self._leaf(element, parent, index, scope)
+
+    def _leaf(self, element: Leaf, parent: PlanNode, index: int, scope: _Scope) -> LeafNode:
+        logical = scope.prefix + element.id if scope.prefix else element.id
+        loops = scope.loops
+        if loops:
+            suffix = suffix_of(tuple((loop.logical_id, loop.iteration) for loop in loops[:-1])) if len(loops) > 1 else ""
+            key = (logical + suffix, loops[-1].iteration)
+        else:
+            key = (logical, 0)
+        names = self._names["task"]
+        if logical in names:
+            raise DuplicateId("task", logical)
+        names.add(logical)
+        self._ordinal += 1
+        leaf = LeafNode(parent, index, key, logical, element, _kind(element), self._ordinal)
+        leaf.region = scope.region
+        leaf.group = scope.group
+        leaf.subtree = scope.subtree
+        leaf.priority = element.priority if element.priority is not None else scope.priority
+        leaf.is_quarantined = (element.failure_policy or scope.policy) == "quarantine"
+        leaf.loops = loops
+        if element.output is not None:
+            leaf.output = scope.outputs.resolve(element.output, repr(element))
+            schema = getattr(element, "output_schema", None)
+            leaf.schema = leaf.output.model if schema is None else _model(element, schema)
+        if element.depends_on or element.needs or getattr(element, "deps", None) or getattr(element, "fork", None):
+            leaf.depends = _depends(element, scope.prefix)
+            self._dependants.append(leaf)
+        self._scoped[(loops[-1] if loops else None, logical)] = leaf
+        self._anywhere[logical] = leaf
+        self.plan.leaves[key] = leaf
+        self.plan.homes[logical] = tuple(loop.logical_id for loop in loops) if loops else ()
+        return leaf
+
+    def _inline(self, element: Subflow, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+        workflow = element.workflow
+        if not isinstance(workflow, SmithersWorkflow):
+            raise InvalidElement(f"{element!r}: mode 'inline' needs the workflow itself, not a file")
+        prefix = f"{scope.prefix}{element.id}/"
+        value, _ = workflow.parse_input(element.input)
+        ctx: Context[object] = Context(self._data, workflow.outputs, value, prefix=prefix, reads=scope.ctx.reads)
+        tree = workflow.build(ctx)
+        if not isinstance(tree, Workflow):
+            raise InvalidElement(f"{element!r}: the workflow must return one Workflow element, not {tree!r}")
+        node = SeqNode(parent, index, element.id, element)
+        inner = scope.inside(element)
+        inner.prefix, inner.ctx, inner.outputs = prefix, ctx, workflow.outputs
+        self._name(element.id, node, scope)
+        self._fill(node, tree.children, inner)
+        return node
+
+    # ── names ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _inherit(self, element: Element, inner: _Scope) -> None:
+        policy = getattr(element, "failure_policy", None)
+        if policy is not None:
+            inner.policy = policy
+        priority = getattr(element, "priority", None)
+        if priority is not None:
+            inner.priority = priority
+
+    def _name(self, id: str | None, node: PlanNode, scope: _Scope) -> None:
+        if id is None:
+            return
+        logical = scope.prefix + id
+        loop = scope.loops[-1] if scope.loops else None
+        self._scoped.setdefault((loop, logical), node)
+        self._anywhere.setdefault(logical, node)
+        self._home[id_of(node)] = scope.loops
+
+    def _unique(self, kind: str, id: str) -> None:
+        if id in self._names[kind]:
+            raise DuplicateId(kind, id)
+        self._names[kind].add(id)
+
+    def _resolve(self, leaf: LeafNode, id: str) -> PlanNode | None:
+        """The node that a reference means: the same iteration's sibling first, then outward, then a loop elsewhere."""
+        for loop in (*reversed(leaf.loops), None):
+            found = self._scoped.get((loop, id))
+            if found is not None:
+                return found
+        found = self._anywhere.get(id)
+        if found is None:
+            return None
+        loops = found.loops if isinstance(found, LeafNode) else self._home.get(id_of(found), ())
+        outside = [loop for loop in loops if loop not in leaf.loops]
+        return outside[0] if outside else found
+
+
+def id_of(node: PlanNode) -> int:
+    """A dictionary key for a node that lives as long as the plan."""
+    return id(node)
+
+
+def _kind(element: Leaf) -> LeafKind:
+    match element:
+        case Task():
+            if element.agent is not None:
+                child = element.child
+                if child is None or (isinstance(child, str) and not child.strip()):
+                    raise TaskEmptyPrompt(f"{element!r} has an agent but no prompt", {"nodeId": element.id})
+                if not isinstance(child, str) and not callable(child):
+                    raise TaskEmptyPrompt(f"{element!r}: a prompt is a string or a function, not {child!r}")
+                return LeafKind.AGENT
+            return LeafKind.COMPUTE if callable(element.child) else LeafKind.STATIC
+        case Approval():
+            return LeafKind.APPROVAL
+        case HumanTask():
+            if not element.prompt.strip():
+                raise TaskEmptyPrompt(f"{element!r} has no prompt", {"nodeId": element.id})
+            return LeafKind.HUMAN
+        case WaitForEvent():
+            return LeafKind.EVENT
+        case Timer():
+            return LeafKind.TIMER
+        case Subflow():
+            return LeafKind.SUBFLOW
+        case _:
+            raise InvalidElement(f"{element!r} cannot stand here")
+
+
+def _depends(element: Leaf, prefix: str) -> tuple[str, ...]:
+    ids = dict.fromkeys(element.depends_on)
+    needs = element.needs or {}
+    if isinstance(element, Task):
+        ids.update(dict.fromkeys(needs.get(name, name) for name in element.deps or ()))
+        if element.fork is not None:
+            ids[element.fork] = None
+    ids.update(dict.fromkeys(needs.values()))
+    if element.id in ids:
+        raise InvalidElement(f"{element!r} depends on itself")
+    return tuple(prefix + id for id in ids)
+
+
+def _model(element: Leaf, schema: object) -> type[BaseModel]:
+    if isinstance(schema, type) and issubclass(schema, BaseModel):
+        return schema
+    raise UnknownOutputSchema(f"{element!r}: output_schema must be a Pydantic model class, not {schema!r}")
+
+
+_Handler = Callable[[_Extractor, Element, PlanNode, int, _Scope], PlanNode]
+_HANDLERS: dict[type[Element], _Handler] = {
+    Sequence: _Extractor._sequence,
+    Parallel: _Extractor._parallel,
+    MergeQueue: _Extractor._parallel,
+    Branch: _Extractor._branch,
+    Loop: _Extractor._loop,
+    Saga: _Extractor._saga,
+    TryCatchFinally: _Extractor._try,
+    ContinueAsNew: _Extractor._continue,
+}

@@ -1,0 +1,302 @@
+"""What may be written for a run by somebody who does not own it: launch, claim, decisions, answers, signals, requests.
+
+Each is one write job; each leaves a wake-up row, by which owners and hosts notice it. Whether a request is allowed is
+judged inside the transaction, by functions that the control layer passes in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import apsw
+
+from smithers.errors import AlreadyDecided, InvalidInput, NodeNotFound, RunAlreadyExists, RunNotActive, RunNotFound
+from smithers.store.interface import ApprovalRow, EventDraft, HumanRow, NewRun, RunRow, StoredSignal
+from smithers.store.sqlite import reads
+from smithers.store.sqlite import statements as sql
+
+TERMINAL = ("finished", "failed", "cancelled", "continued")
+
+
+def launch(connection: apsw.Connection, run: NewRun) -> tuple[str, bool]:
+    """Store a new run, unless its idempotency key names one that is there. Raises `RunAlreadyExists`."""
+    if run.idempotency_key is not None:
+        row = connection.execute(
+            "SELECT run_id FROM _smithers_run_specs WHERE idempotency_key = ?", (run.idempotency_key,)
+        ).fetchone()
+        if row is not None:
+            return str(row[0]), False
+    stored = connection.execute(
+        "INSERT INTO _smithers_runs (run_id, parent_run_id, workflow_name, workflow_path, workflow_hash, status, "
+        "created_at_ms, started_at_ms, heartbeat_at_ms, runtime_owner_id, epoch, next_seq) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT DO NOTHING RETURNING run_id",
+        (
+            run.run_id,
+            run.parent_run_id,
+            run.workflow_name,
+            run.workflow_path,
+            run.workflow_hash,
+            run.status,
+            run.now_ms,
+            run.now_ms,
+            run.now_ms if run.owner else None,
+            run.owner,
+            len(run.events),
+        ),
+    ).fetchone()
+    if stored is None:
+        raise RunAlreadyExists(run.run_id)
+    connection.execute(
+        "INSERT INTO _smithers_run_specs (run_id, input_json, config_json, idempotency_key) VALUES (?, ?, ?, ?)",
+        (run.run_id, run.input_json, run.config_json, run.idempotency_key),
+    )
+    for seq, event in enumerate(run.events):
+        connection.execute(sql.EVENT, (run.run_id, seq, run.now_ms, 0, *event))
+    if run.owner is None:
+        connection.execute(sql.WAKEUP, (run.run_id,))
+    return run.run_id, True
+
+
+def claim(
+    connection: apsw.Connection, run_id: str, owner: str, now_ms: int, expect_epoch: int, events: Sequence[EventDraft]
+) -> int | None:
+    """Take a run over if nobody has since it was read. The new epoch, or None."""
+    row = connection.execute(
+        "UPDATE _smithers_runs SET runtime_owner_id = ?, epoch = epoch + 1, status = 'running', heartbeat_at_ms = ?, "
+        "finished_at_ms = NULL, error_json = NULL, cancel_requested_at_ms = NULL, cancel_request_source = NULL, "
+        "pause_requested_at_ms = NULL, started_at_ms = coalesce(started_at_ms, ?), "
+        "claim_count = CASE WHEN claim_frame = frame_no THEN claim_count + 1 ELSE 1 END, claim_frame = frame_no "
+        "WHERE run_id = ? AND epoch = ? AND status <> 'continued' RETURNING epoch",
+        (owner, now_ms, now_ms, run_id, expect_epoch),
+    ).fetchone()
+    if row is None:
+        return None
+    append_events(connection, run_id, now_ms, events)
+    return int(row[0])
+
+
+def heartbeat(connection: apsw.Connection, owner: str, now_ms: int) -> set[str]:
+    """Mark all runs of an owner as alive, in one statement."""
+    rows = connection.execute(
+        "UPDATE _smithers_runs SET heartbeat_at_ms = ? WHERE runtime_owner_id = ? AND status = 'running' RETURNING run_id",
+        (now_ms, owner),
+    )
+    return {str(row[0]) for row in rows}
+
+
+def finalize_cancel(
+    connection: apsw.Connection, run_id: str, now_ms: int, fence: tuple[str, int] | None
+) -> bool:
+    """End a run as cancelled: its open nodes, attempts, approvals, requests and timers with it.
+
+    Works from what is stored, so that it is right whatever the owner had in mind. With a fence only under it, without
+    one only when the run has no owner. False when that does not hold.
+    """
+    row = reads.run(connection, run_id)
+    held = (row.runtime_owner_id, row.epoch) if row.runtime_owner_id is not None else None
+    if row.status in TERMINAL or held != fence:
+        return False
+    events = list[EventDraft]()
+    open_states = "('in-progress', 'waiting-approval', 'waiting-event', 'waiting-timer', 'waiting-quota')"
+    for approval in reads.approvals(connection, run_id):
+        events.append(EventDraft("ApprovalDenied", approval.node_id, approval.iteration))
+    nodes = connection.execute(
+        f"UPDATE _smithers_nodes SET state = 'cancelled', updated_at_ms = ? WHERE run_id = ? AND state IN {open_states} "
+        "RETURNING node_id, iteration, last_attempt",
+        (now_ms, run_id),
+    ).fetchall()
+    timers = {(t.node_id, t.iteration) for t in reads.timers(connection, run_id) if t.kind == "timer"}
+    for node_id, iteration, attempt in nodes:
+        if (node_id, iteration) in timers:
+            payload = json.dumps({"timerId": node_id})
+            events.append(EventDraft("TimerCancelled", str(node_id), int(iteration), payload))
+        payload = json.dumps({"attempt": attempt, "reason": "run-cancelled"})
+        events.append(EventDraft("NodeCancelled", str(node_id), int(iteration), payload))
+    connection.execute(
+        "UPDATE _smithers_attempts SET state = 'cancelled', finished_at_ms = ? WHERE run_id = ? AND finished_at_ms IS NULL",
+        (now_ms, run_id),
+    )
+    connection.execute(
+        "UPDATE _smithers_approvals SET status = 'denied', decided_at_ms = ?, decided_by = 'smithers:cancel' "
+        "WHERE run_id = ? AND status = 'requested'",
+        (now_ms, run_id),
+    )
+    connection.execute(
+        "UPDATE _smithers_human_requests SET status = 'cancelled' WHERE run_id = ? AND status = 'pending'", (run_id,)
+    )
+    connection.execute("DELETE FROM _smithers_timers WHERE run_id = ?", (run_id,))
+    events.append(EventDraft("RunCancelled"))
+    events.append(EventDraft("RunStatusChanged", None, None, '{"status":"cancelled"}'))
+    append_events(connection, run_id, now_ms, events)
+    connection.execute(sql.PARK, ("cancelled", None, True, now_ms, run_id))
+    connection.execute(
+        "INSERT INTO _smithers_wakeups (run_id) SELECT parent_run_id FROM _smithers_runs "
+        "WHERE run_id = ? AND parent_run_id IS NOT NULL",
+        (run_id,),
+    )
+    for child in reads.runs(connection, (), 10_000, parent=run_id):
+        if child.status not in TERMINAL:
+            connection.execute(
+                "UPDATE _smithers_runs SET cancel_requested_at_ms = coalesce(cancel_requested_at_ms, ?), "
+                "cancel_request_source = coalesce(cancel_request_source, 'parent') WHERE run_id = ?",
+                (now_ms, child.run_id),
+            )
+            connection.execute(sql.WAKEUP, (child.run_id,))
+            if child.runtime_owner_id is None:
+                finalize_cancel(connection, child.run_id, now_ms, None)
+    return True
+
+
+def append_events(connection: apsw.Connection, run_id: str, now_ms: int, events: Sequence[EventDraft]) -> int:
+    """Append to a run's log from outside a step. Returns the first number given."""
+    row = connection.execute(
+        "UPDATE _smithers_runs SET next_seq = next_seq + ? WHERE run_id = ? RETURNING next_seq, frame_no",
+        (len(events), run_id),
+    ).fetchone()
+    if row is None:
+        raise RunNotFound(run_id)
+    first = row[0] - len(events)
+    for seq, event in enumerate(events, first):
+        connection.execute(sql.EVENT, (run_id, seq, now_ms, row[1], *event))
+    return int(first)
+
+
+def decide(
+    connection: apsw.Connection,
+    run_id: str,
+    node_id: str,
+    iteration: int,
+    now_ms: int,
+    judge: Callable[[ApprovalRow], tuple[bool, str | None, str | None, str | None]],
+) -> ApprovalRow:
+    """Record a decision once.
+
+    `judge` looks at the stored request and gives (approved, note, decided_by, decision JSON), or raises.
+    Raises `RunNotFound`, `RunNotActive`, `NodeNotFound` or `AlreadyDecided`.
+    """
+    require_active(connection, run_id)
+    row = reads.approval(connection, run_id, node_id, iteration)
+    if row is None:
+        raise NodeNotFound(
+            f"run {run_id!r} has no approval for node {node_id!r} (iteration {iteration})",
+            {"runId": run_id, "nodeId": node_id, "iteration": iteration},
+        )
+    if row.status != "requested":
+        raise AlreadyDecided(
+            f"approval {node_id!r} was {row.status} before" + (f" by {row.decided_by}" if row.decided_by else ""),
+            {"runId": run_id, "nodeId": node_id, "iteration": iteration, "status": row.status},
+        )
+    approved, note, decided_by, decision = judge(row)
+    connection.execute(
+        "UPDATE _smithers_approvals SET status = ?, decided_at_ms = ?, note = ?, decided_by = ?, decision_json = ? "
+        "WHERE run_id = ? AND node_id = ? AND iteration = ?",
+        ("approved" if approved else "denied", now_ms, note, decided_by, decision, run_id, node_id, iteration),
+    )
+    event = EventDraft("ApprovalGranted" if approved else "ApprovalDenied", node_id, iteration)
+    append_events(connection, run_id, now_ms, [event])
+    connection.execute(sql.WAKEUP, (run_id,))
+    decided = reads.approval(connection, run_id, node_id, iteration)
+    assert decided is not None
+    return decided
+
+
+def answer(
+    connection: apsw.Connection,
+    request_id: str,
+    now_ms: int,
+    judge: Callable[[HumanRow], tuple[str, str | None]],
+) -> HumanRow:
+    """Record a person's answer. `judge` gives (response JSON, answered_by) or raises."""
+    row = reads.human_request(connection, request_id)
+    if row is None:
+        raise NodeNotFound(f"there is no request {request_id!r}", {"requestId": request_id})
+    require_active(connection, row.run_id)
+    if row.status != "pending":
+        raise AlreadyDecided(f"request {request_id!r} is {row.status}", {"requestId": request_id, "status": row.status})
+    response, by = judge(row)
+    connection.execute(
+        "UPDATE _smithers_human_requests SET status = 'answered', response_json = ?, answered_at_ms = ?, answered_by = ? "
+        "WHERE request_id = ?",
+        (response, now_ms, by, request_id),
+    )
+    append_events(connection, row.run_id, now_ms, [EventDraft("ApprovalGranted", row.node_id, row.iteration)])
+    connection.execute(sql.WAKEUP, (row.run_id,))
+    found = reads.human_request(connection, request_id)
+    assert found is not None
+    return found
+
+
+def signal(
+    connection: apsw.Connection,
+    run_id: str,
+    name: str,
+    correlation_id: str | None,
+    payload_json: str,
+    now_ms: int,
+    received_by: str | None,
+    idempotency_key: str | None,
+) -> StoredSignal:
+    """Put a signal into a run's mailbox, once per idempotency key. Raises `RunNotFound` or `RunNotActive`."""
+    require_active(connection, run_id)
+    if idempotency_key is not None:
+        row = connection.execute(
+            "SELECT seq, signal_name, correlation_id, payload_json, received_at_ms, received_by FROM _smithers_signals "
+            "WHERE run_id = ? AND idempotency_key = ?",
+            (run_id, idempotency_key),
+        ).fetchone()
+        if row is not None:
+            found = StoredSignal(*row)
+            if (found.signal_name, found.correlation_id, found.payload_json) != (name, correlation_id, payload_json):
+                raise InvalidInput(f"idempotency key {idempotency_key!r} was used for another signal")
+            return found
+    taken = connection.execute(
+        "UPDATE _smithers_runs SET next_output_seq = next_output_seq + 1 WHERE run_id = ? RETURNING next_output_seq - 1",
+        (run_id,),
+    ).fetchone()
+    assert taken is not None
+    seq = int(taken[0])
+    connection.execute(
+        "INSERT INTO _smithers_signals (run_id, seq, signal_name, correlation_id, payload_json, received_at_ms, "
+        "received_by, idempotency_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (run_id, seq, name, correlation_id, payload_json, now_ms, received_by, idempotency_key),
+    )
+    payload = json.dumps({"signalName": name, "correlationId": correlation_id, "signalSeq": seq})
+    append_events(connection, run_id, now_ms, [EventDraft("SignalReceived", None, None, payload)])
+    connection.execute(sql.WAKEUP, (run_id,))
+    return StoredSignal(seq, name, correlation_id, payload_json, now_ms, received_by)
+
+
+def request_cancel(connection: apsw.Connection, run_id: str, now_ms: int, source: str) -> RunRow:
+    """Ask for a run to be cancelled; the owner, or who claims it, does it. Raises `RunNotFound` or `RunNotActive`."""
+    row = require_active(connection, run_id)
+    connection.execute(
+        "UPDATE _smithers_runs SET cancel_requested_at_ms = coalesce(cancel_requested_at_ms, ?), "
+        "cancel_request_source = coalesce(cancel_request_source, ?) WHERE run_id = ?",
+        (now_ms, source, run_id),
+    )
+    connection.execute(sql.WAKEUP, (run_id,))
+    return row
+
+
+def request_pause(connection: apsw.Connection, run_id: str, now_ms: int) -> RunRow:
+    """Ask a live run to drain and pause; a paused one is left alone. Raises `RunNotFound` or `RunNotActive`."""
+    row = reads.run(connection, run_id)
+    if row.status == "paused":
+        return row
+    if row.status != "running":
+        raise RunNotActive(run_id, row.status)
+    connection.execute(
+        "UPDATE _smithers_runs SET pause_requested_at_ms = coalesce(pause_requested_at_ms, ?) WHERE run_id = ?",
+        (now_ms, run_id),
+    )
+    connection.execute(sql.WAKEUP, (run_id,))
+    return row
+
+
+def require_active(connection: apsw.Connection, run_id: str) -> RunRow:
+    """The run, if it has not ended. Raises `RunNotFound` or `RunNotActive`."""
+    row = reads.run(connection, run_id)
+    if row.status in TERMINAL:
+        raise RunNotActive(run_id, row.status)
+    return row

@@ -1,0 +1,312 @@
+"""Reads: plain queries on a read-only connection (or inside a write job, where a decision depends on them)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import apsw
+
+from smithers.errors import RunNotFound
+from smithers.store.columns import TableDef
+from smithers.store.interface import (
+    ApprovalRow,
+    AttemptRow,
+    EventRow,
+    FrameRow,
+    HumanRow,
+    Inbox,
+    LoadedRun,
+    LoopRow,
+    NodeRow,
+    RunRow,
+    SqlValue,
+    StoredSignal,
+    TimerRow,
+)
+
+_RUN = ", ".join(RunRow._fields)
+_NODE = ", ".join(NodeRow._fields)
+_ATTEMPT = ", ".join(AttemptRow._fields)
+_EVENT = ", ".join(EventRow._fields)
+_APPROVAL = ", ".join(ApprovalRow._fields)
+_HUMAN = ", ".join(HumanRow._fields)
+_SIGNAL = ", ".join(StoredSignal._fields)
+
+
+def run(connection: apsw.Connection, run_id: str) -> RunRow:
+    """One run. Raises `RunNotFound`."""
+    row = connection.execute(f"SELECT {_RUN} FROM _smithers_runs WHERE run_id = ?", (run_id,)).fetchone()
+    if row is None:
+        raise RunNotFound(run_id)
+    return RunRow(*row)
+
+
+def spec(connection: apsw.Connection, run_id: str) -> tuple[str, str]:
+    """A run's input and configuration as JSON text. Raises `RunNotFound`."""
+    row = connection.execute(
+        "SELECT input_json, config_json FROM _smithers_run_specs WHERE run_id = ?", (run_id,)
+    ).fetchone()
+    if row is None:
+        raise RunNotFound(run_id)
+    return str(row[0]), str(row[1])
+
+
+def runs(connection: apsw.Connection, statuses: Sequence[str], limit: int, parent: str | None = None) -> list[RunRow]:
+    """Runs, newest first; of these statuses if any are given, children of `parent` if it is."""
+    where, parameters = [], list[SqlValue]()
+    if statuses:
+        where.append(f"status IN ({', '.join('?' for _ in statuses)})")
+        parameters += statuses
+    if parent is not None:
+        where.append("parent_run_id = ?")
+        parameters.append(parent)
+    text = f"SELECT {_RUN} FROM _smithers_runs"
+    if where:
+        text += " WHERE " + " AND ".join(where)
+    rows = connection.execute(text + " ORDER BY created_at_ms DESC, run_id DESC LIMIT ?", (*parameters, limit))
+    return [RunRow(*row) for row in rows]
+
+
+def nodes(connection: apsw.Connection, run_id: str) -> list[NodeRow]:
+    """All nodes of a run."""
+    rows = connection.execute(f"SELECT {_NODE} FROM _smithers_nodes WHERE run_id = ?", (run_id,))
+    return [NodeRow(*row) for row in rows]
+
+
+def attempts(connection: apsw.Connection, run_id: str, node_id: str | None = None) -> list[AttemptRow]:
+    """Attempts of a run, or of one of its nodes."""
+    text, parameters = f"SELECT {_ATTEMPT} FROM _smithers_attempts WHERE run_id = ?", [run_id]
+    if node_id is not None:
+        text, parameters = text + " AND node_id = ?", [run_id, node_id]
+    return [AttemptRow(*row) for row in connection.execute(text, parameters)]
+
+
+def events(
+    connection: apsw.Connection, run_id: str, after: int, limit: int, *, node_id: str | None = None
+) -> list[EventRow]:
+    """Events with a number above `after`, in order."""
+    text, parameters = f"SELECT {_EVENT} FROM _smithers_events WHERE run_id = ? AND seq > ?", list[SqlValue]([run_id, after])
+    if node_id is not None:
+        text += " AND node_id = ?"
+        parameters.append(node_id)
+    rows = connection.execute(text + " ORDER BY seq LIMIT ?", (*parameters, limit))
+    return [EventRow(*row) for row in rows]
+
+
+def last_seq(connection: apsw.Connection, run_id: str) -> int:
+    """The number of a run's newest event, -1 for none. Raises `RunNotFound`."""
+    return run(connection, run_id).next_seq - 1
+
+
+def approval(connection: apsw.Connection, run_id: str, node_id: str, iteration: int) -> ApprovalRow | None:
+    """One approval."""
+    row = connection.execute(
+        f"SELECT {_APPROVAL} FROM _smithers_approvals WHERE run_id = ? AND node_id = ? AND iteration = ?",
+        (run_id, node_id, iteration),
+    ).fetchone()
+    return None if row is None else ApprovalRow(*row)
+
+
+def approvals(connection: apsw.Connection, run_id: str | None = None, *, only_open: bool = True) -> list[ApprovalRow]:
+    """Approvals, oldest first; of one run if given."""
+    where, parameters = [], list[SqlValue]()
+    if run_id is not None:
+        where.append("run_id = ?")
+        parameters.append(run_id)
+    if only_open:
+        where.append("status = 'requested'")
+    text = f"SELECT {_APPROVAL} FROM _smithers_approvals" + (" WHERE " + " AND ".join(where) if where else "")
+    rows = connection.execute(text + " ORDER BY requested_at_ms, run_id, node_id, iteration", parameters)
+    return [ApprovalRow(*row) for row in rows]
+
+
+def approval_history(connection: apsw.Connection, workflow: str, node_id: str, limit: int) -> list[ApprovalRow]:
+    """The newest manual decisions on one node of a workflow, over all runs."""
+    rows = connection.execute(
+        f"SELECT {_APPROVAL} FROM _smithers_approvals WHERE workflow_name = ? AND node_id = ? "
+        "AND decided_at_ms IS NOT NULL AND auto_approved = 0 ORDER BY decided_at_ms DESC LIMIT ?",
+        (workflow, node_id, limit),
+    )
+    return [ApprovalRow(*row) for row in rows]
+
+
+def human_request(connection: apsw.Connection, request_id: str) -> HumanRow | None:
+    """One request to a person."""
+    row = connection.execute(
+        f"SELECT {_HUMAN} FROM _smithers_human_requests WHERE request_id = ?", (request_id,)
+    ).fetchone()
+    return None if row is None else HumanRow(*row)
+
+
+def human_requests(connection: apsw.Connection, run_id: str | None = None, *, only_open: bool = True) -> list[HumanRow]:
+    """Requests to people, oldest first; of one run if given."""
+    where, parameters = [], list[SqlValue]()
+    if run_id is not None:
+        where.append("run_id = ?")
+        parameters.append(run_id)
+    if only_open:
+        where.append("status = 'pending'")
+    text = f"SELECT {_HUMAN} FROM _smithers_human_requests" + (" WHERE " + " AND ".join(where) if where else "")
+    rows = connection.execute(text + " ORDER BY requested_at_ms, request_id", parameters)
+    return [HumanRow(*row) for row in rows]
+
+
+def signals(connection: apsw.Connection, run_id: str, after: int = -1) -> list[StoredSignal]:
+    """Signals of a run above a number, in order."""
+    rows = connection.execute(
+        f"SELECT {_SIGNAL} FROM _smithers_signals WHERE run_id = ? AND seq > ? ORDER BY seq", (run_id, after)
+    )
+    return [StoredSignal(*row) for row in rows]
+
+
+def timers(connection: apsw.Connection, run_id: str) -> list[TimerRow]:
+    """What a run waits for by the clock, earliest first."""
+    rows = connection.execute(
+        "SELECT node_id, iteration, kind, due_at_ms FROM _smithers_timers WHERE run_id = ? ORDER BY due_at_ms", (run_id,)
+    )
+    return [TimerRow(*row) for row in rows]
+
+
+def loops(connection: apsw.Connection, run_id: str) -> list[LoopRow]:
+    """Loop counters of a run."""
+    rows = connection.execute("SELECT ralph_id, iteration, done FROM _smithers_ralph WHERE run_id = ?", (run_id,))
+    return [LoopRow(*row) for row in rows]
+
+
+def frames(connection: apsw.Connection, run_id: str, after: int = 0, limit: int = 1000) -> list[FrameRow]:
+    """Stored frames above a number, in order. Steps that left the tree as it was have none."""
+    rows = connection.execute(
+        "SELECT frame_no, created_at_ms, encoding, tree, tree_hash, reason FROM _smithers_frames "
+        "WHERE run_id = ? AND frame_no > ? ORDER BY frame_no LIMIT ?",
+        (run_id, after, limit),
+    )
+    return [FrameRow(*row) for row in rows]
+
+
+def output(
+    connection: apsw.Connection, table: str, run_id: str, node_id: str, iteration: int | None
+) -> tuple[int, dict[str, SqlValue]] | None:
+    """A stored output row with its iteration (the newest if None), as raw columns; None when there is none."""
+    columns = [str(row[1]) for row in connection.execute(f'PRAGMA table_info("{table}")')]
+    if not columns:
+        return None
+    text, parameters = f'SELECT * FROM "{table}" WHERE run_id = ? AND node_id = ?', list[SqlValue]([run_id, node_id])
+    if iteration is not None:
+        text += " AND iteration = ?"
+        parameters.append(iteration)
+    row = connection.execute(text + " ORDER BY iteration DESC LIMIT 1", parameters).fetchone()
+    if row is None:
+        return None
+    found: dict[str, SqlValue] = dict(zip(columns, row, strict=True))
+    number = found["iteration"]
+    assert isinstance(number, int)
+    return number, {k: v for k, v in found.items() if k not in ("run_id", "node_id", "iteration")}
+
+
+def column_kinds(connection: apsw.Connection, table: str) -> dict[str, str]:
+    """How an author's columns were encoded, for readers without the models."""
+    rows = connection.execute(
+        "SELECT column_name, kind FROM _smithers_output_schema_columns WHERE table_name = ?", (table,)
+    )
+    return {str(name): str(kind) for name, kind in rows}
+
+
+def wakeups(connection: apsw.Connection, after: int) -> list[tuple[int, str]]:
+    """Wake-ups above an id: (id, run id)."""
+    return [(int(i), str(r)) for i, r in connection.execute("SELECT id, run_id FROM _smithers_wakeups WHERE id > ? ORDER BY id", (after,))]
+
+
+def last_wakeup(connection: apsw.Connection) -> int:
+    """The id of the newest wake-up, 0 for none."""
+    row = connection.execute("SELECT max(id) FROM _smithers_wakeups").fetchone()
+    return int(row[0] or 0) if row is not None else 0
+
+
+def next_due(connection: apsw.Connection) -> int | None:
+    """The earliest moment that any parked run waits for."""
+    row = connection.execute(
+        "SELECT t.due_at_ms FROM _smithers_timers t JOIN _smithers_runs r USING (run_id) "
+        "WHERE r.runtime_owner_id IS NULL AND r.status LIKE 'waiting-%' ORDER BY t.due_at_ms LIMIT 1"
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def due_runs(connection: apsw.Connection, now_ms: int, limit: int) -> list[str]:
+    """Parked runs whose moment has come."""
+    rows = connection.execute(
+        "SELECT DISTINCT t.run_id FROM _smithers_timers t JOIN _smithers_runs r USING (run_id) "
+        "WHERE t.due_at_ms <= ? AND r.runtime_owner_id IS NULL AND r.status LIKE 'waiting-%' LIMIT ?",
+        (now_ms, limit),
+    )
+    return [str(row[0]) for row in rows]
+
+
+def cache_entry(connection: apsw.Connection, key: str) -> tuple[int, str, str] | None:
+    """A cached result: (created_at_ms, schema signature, payload JSON)."""
+    row = connection.execute(
+        "SELECT created_at_ms, schema_sig, payload_json FROM _smithers_cache WHERE cache_key = ?", (key,)
+    ).fetchone()
+    return None if row is None else (int(row[0]), str(row[1]), str(row[2]))
+
+
+def inbox(connection: apsw.Connection, run_id: str, after_signal: int) -> Inbox:
+    """What others have written for a run; decided approvals are given again each time, applying them is idempotent."""
+    last = connection.execute("SELECT max(id) FROM _smithers_wakeups WHERE run_id = ?", (run_id,)).fetchone()
+    row = run(connection, run_id)
+    decided = connection.execute(
+        f"SELECT {_APPROVAL} FROM _smithers_approvals WHERE run_id = ? AND status <> 'requested'", (run_id,)
+    )
+    answered = connection.execute(
+        f"SELECT {_HUMAN} FROM _smithers_human_requests WHERE run_id = ? AND status = 'answered'", (run_id,)
+    )
+    return Inbox(
+        row.cancel_requested_at_ms is not None,
+        row.cancel_request_source,
+        row.pause_requested_at_ms is not None,
+        [ApprovalRow(*r) for r in decided],
+        [HumanRow(*r) for r in answered],
+        signals(connection, run_id, after_signal),
+        int(last[0] or 0) if last is not None else 0,
+    )
+
+
+def load(connection: apsw.Connection, run_id: str, tables: Sequence[tuple[TableDef, str]]) -> LoadedRun:
+    """Everything that is needed to go on with a run. `tables` with the statement that reads each."""
+    row = run(connection, run_id)
+    input_json, config_json = spec(connection, run_id)
+    failures = connection.execute(
+        "SELECT node_id, iteration, count(*) FROM _smithers_attempts WHERE run_id = ? AND state = 'failed' "
+        "GROUP BY node_id, iteration",
+        (run_id,),
+    )
+    consumed = connection.execute(
+        "SELECT node_id, iteration, json_extract(meta_json, '$.waitForEvent.resolvedSignalSeq') FROM _smithers_attempts "
+        "WHERE run_id = ? AND meta_json LIKE '%resolvedSignalSeq%'",
+        (run_id,),
+    )
+    errors = connection.execute(
+        "SELECT node_id, iteration, error_json FROM _smithers_attempts WHERE run_id = ? AND state = 'failed' "
+        "AND error_json IS NOT NULL ORDER BY attempt",
+        (run_id,),
+    )
+    open_attempts = connection.execute(
+        f"SELECT {_ATTEMPT} FROM _smithers_attempts WHERE run_id = ? AND finished_at_ms IS NULL", (run_id,)
+    )
+    last = connection.execute("SELECT max(id) FROM _smithers_wakeups WHERE run_id = ?", (run_id,)).fetchone()
+    return LoadedRun(
+        row,
+        input_json,
+        config_json,
+        nodes(connection, run_id),
+        loops(connection, run_id),
+        signals(connection, run_id),
+        timers(connection, run_id),
+        approvals(connection, run_id, only_open=False),
+        human_requests(connection, run_id, only_open=False),
+        [AttemptRow(*r) for r in open_attempts],
+        {(str(n), int(i)): int(c) for n, i, c in failures},
+        {(str(n), int(i)): int(s) for n, i, s in consumed if s is not None},
+        {(str(n), int(i)): str(e) for n, i, e in errors},
+        {table.key: [tuple(r) for r in connection.execute(text, (run_id,))] for table, text in tables},
+        int(last[0] or 0) if last is not None else 0,
+    )

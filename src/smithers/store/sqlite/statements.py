@@ -1,0 +1,107 @@
+"""The SQL of a step, by name. Portable text: `?` parameters, upserts, `RETURNING`; what a step changes rarely is named in `ROWS`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FENCE: Final = """
+UPDATE _smithers_runs SET next_seq = next_seq + ?, next_output_seq = next_output_seq + ?, frame_no = ?
+WHERE run_id = ? AND runtime_owner_id = ? AND epoch = ? AND status = 'running'
+  AND (cancel_requested_at_ms IS NULL OR ?)
+RETURNING next_seq, next_output_seq, pause_requested_at_ms
+"""
+
+NODE: Final = """
+INSERT INTO _smithers_nodes (run_id, node_id, iteration, state, last_attempt, updated_at_ms, frame_no, output_seq,
+                             output_table, label, loop_id)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (run_id, node_id, iteration) DO UPDATE SET
+    state = excluded.state, updated_at_ms = excluded.updated_at_ms, frame_no = excluded.frame_no,
+    last_attempt = coalesce(excluded.last_attempt, last_attempt), output_seq = coalesce(excluded.output_seq, output_seq),
+    output_table = coalesce(excluded.output_table, output_table), label = coalesce(excluded.label, label),
+    loop_id = coalesce(excluded.loop_id, loop_id)
+"""
+
+ATTEMPT: Final = """
+INSERT INTO _smithers_attempts (run_id, node_id, iteration, attempt, state, frame_no, started_at_ms, finished_at_ms,
+                                error_json, response_text, cached, meta_json, heartbeat_at_ms, heartbeat_data_json)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (run_id, node_id, iteration, attempt) DO UPDATE SET
+    state = excluded.state, finished_at_ms = excluded.finished_at_ms,
+    error_json = coalesce(excluded.error_json, error_json), response_text = coalesce(excluded.response_text, response_text),
+    cached = coalesce(excluded.cached, cached), meta_json = coalesce(excluded.meta_json, meta_json),
+    heartbeat_at_ms = coalesce(excluded.heartbeat_at_ms, heartbeat_at_ms),
+    heartbeat_data_json = coalesce(excluded.heartbeat_data_json, heartbeat_data_json)
+"""
+
+EVENT: Final = """
+INSERT INTO _smithers_events (run_id, seq, timestamp_ms, frame_no, type, node_id, iteration, payload)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+PARK: Final = """
+UPDATE _smithers_runs SET status = ?, error_json = ?, runtime_owner_id = NULL, heartbeat_at_ms = NULL,
+    finished_at_ms = CASE WHEN ? THEN ? ELSE finished_at_ms END,
+    pause_requested_at_ms = NULL
+WHERE run_id = ?
+"""
+
+NEWER_WAKEUP: Final = "SELECT 1 FROM _smithers_wakeups WHERE run_id = ? AND id > ? LIMIT 1"
+
+WAKEUP: Final = "INSERT INTO _smithers_wakeups (run_id) VALUES (?)"
+
+ROWS: Final[dict[str, str]] = {
+    "frame": """
+        INSERT INTO _smithers_frames (run_id, frame_no, created_at_ms, encoding, tree, tree_hash, reason)
+        VALUES (?, ?, ?, ?, ?, ?, ?)
+    """,
+    "loop": """
+        INSERT INTO _smithers_ralph (run_id, ralph_id, iteration, done, updated_at_ms, frame_no) VALUES (?, ?, ?, ?, ?, ?)
+        ON CONFLICT (run_id, ralph_id) DO UPDATE SET iteration = excluded.iteration, done = excluded.done,
+            updated_at_ms = excluded.updated_at_ms, frame_no = excluded.frame_no
+    """,
+    "timer": """
+        INSERT INTO _smithers_timers (run_id, node_id, iteration, kind, due_at_ms) VALUES (?, ?, ?, ?, ?)
+        ON CONFLICT (run_id, node_id, iteration, kind) DO UPDATE SET due_at_ms = excluded.due_at_ms
+    """,
+    "timer_done": "DELETE FROM _smithers_timers WHERE run_id = ? AND node_id = ? AND iteration = ? AND kind = ?",
+    "timers_done": "DELETE FROM _smithers_timers WHERE run_id = ?",
+    "approval": """
+        INSERT INTO _smithers_approvals (run_id, node_id, iteration, status, workflow_name, requested_at_ms, decided_at_ms,
+                                         note, decided_by, request_json, decision_json, auto_approved)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (run_id, node_id, iteration) DO UPDATE SET status = excluded.status,
+            requested_at_ms = excluded.requested_at_ms, decided_at_ms = excluded.decided_at_ms, note = excluded.note,
+            decided_by = excluded.decided_by, request_json = excluded.request_json,
+            decision_json = excluded.decision_json, auto_approved = excluded.auto_approved
+    """,
+    "approval_closed": """
+        UPDATE _smithers_approvals SET status = 'denied', decided_at_ms = ?, decided_by = ?
+        WHERE run_id = ? AND node_id = ? AND iteration = ? AND status = 'requested'
+    """,
+    "human": """
+        INSERT INTO _smithers_human_requests (request_id, run_id, node_id, iteration, kind, status, prompt, schema_json,
+                                              options_json, requested_at_ms, timeout_at_ms)
+        VALUES (?, ?, ?, ?, ?, 'pending', ?, ?, ?, ?, ?)
+        ON CONFLICT (request_id) DO UPDATE SET status = 'pending', response_json = NULL, answered_at_ms = NULL,
+            answered_by = NULL
+    """,
+    "human_closed": "UPDATE _smithers_human_requests SET status = ? WHERE request_id = ? AND status = 'pending'",
+    "cache": """
+        INSERT INTO _smithers_cache (cache_key, created_at_ms, workflow_name, node_id, output_table, schema_sig, agent_sig,
+                                     payload_json)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+        ON CONFLICT (cache_key) DO UPDATE SET created_at_ms = excluded.created_at_ms, payload_json = excluded.payload_json,
+            schema_sig = excluded.schema_sig
+    """,
+    "heartbeat": """
+        UPDATE _smithers_attempts SET heartbeat_at_ms = ?, heartbeat_data_json = coalesce(?, heartbeat_data_json)
+        WHERE run_id = ? AND node_id = ? AND iteration = ? AND attempt = ?
+    """,
+    "attempt_meta": """
+        UPDATE _smithers_attempts SET meta_json = ? WHERE run_id = ? AND node_id = ? AND iteration = ? AND attempt = ?
+    """,
+    "config": "UPDATE _smithers_run_specs SET config_json = ? WHERE run_id = ?",
+    "source": "UPDATE _smithers_runs SET workflow_hash = ?, workflow_path = ? WHERE run_id = ?",
+    "wake": WAKEUP,
+}

@@ -1,0 +1,146 @@
+"""SqliteStore: the `Store` over one SQLite file. Wires the database, the commit path, control writes and reads together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import apsw
+
+from smithers.store.columns import TableDef
+from smithers.store.interface import (
+    ApprovalRow,
+    Committed,
+    EventDraft,
+    HumanRow,
+    Inbox,
+    LoadedRun,
+    NewRun,
+    RunRow,
+    Step,
+    StoredSignal,
+)
+from smithers.store.sqlite import control, reads
+from smithers.store.sqlite.commit import write_step
+from smithers.store.sqlite.database import Database
+from smithers.store.sqlite.tables import ensure_table, select_sql
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """A store in one file. Open it with `smithers.store.open_store`; one instance a process and file."""
+
+    def __init__(self, database: Database, path: str) -> None:
+        self._database = database
+        self._known_tables: set[TableDef] = set()
+        self.path = path
+        self.write = database.write
+        self.awrite = database.awrite
+        self.read = database.read
+        self.aread = database.aread
+        self.watch: Callable[[Callable[[], None]], Callable[[], None]] = database.watch
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        create: bool = True,
+        durability: Literal["full", "normal"] = "full",
+        busy_timeout_s: float = 30.0,
+    ) -> SqliteStore:
+        """Open the file, making and migrating it as needed. Raises `StoreNotFound` or another `StorageError`."""
+        database = Database.open(path, create=create, durability=durability, busy_timeout_s=busy_timeout_s)
+        return cls(database, str(path))
+
+    def close(self) -> None:
+        """Give this reference to the database up."""
+        self._database.close()
+
+    async def ensure_tables(self, tables: Sequence[TableDef]) -> None:
+        """Make or extend the authors' tables. Raises `IncompatibleSchema`."""
+        missing = [table for table in tables if table not in self._known_tables]
+        if not missing:
+            return
+
+        def job(connection: apsw.Connection) -> None:
+            for table in missing:
+                ensure_table(connection, table)
+
+        await self.awrite(job)
+        self._known_tables.update(missing)
+
+    async def launch(self, run: NewRun) -> tuple[str, bool]:
+        """See `Store.launch`."""
+        return await self.awrite(lambda c: control.launch(c, run))
+
+    async def claim(
+        self, run_id: str, owner: str, now_ms: int, *, expect_epoch: int, events: Sequence[EventDraft]
+    ) -> int | None:
+        """See `Store.claim`."""
+        return await self.awrite(lambda c: control.claim(c, run_id, owner, now_ms, expect_epoch, events))
+
+    async def commit(self, step: Step) -> Committed:
+        """See `Store.commit`."""
+        return await self.awrite(lambda c: write_step(c, step))
+
+    async def finalize_cancel(self, run_id: str, now_ms: int, fence: tuple[str, int] | None) -> bool:
+        """End a run as cancelled; see `control.finalize_cancel`."""
+        return await self.awrite(lambda c: control.finalize_cancel(c, run_id, now_ms, fence))
+
+    async def heartbeat(self, owner: str, now_ms: int) -> set[str]:
+        """See `Store.heartbeat`."""
+        return await self.awrite(lambda c: control.heartbeat(c, owner, now_ms))
+
+    async def decide(
+        self,
+        run_id: str,
+        node_id: str,
+        iteration: int,
+        now_ms: int,
+        judge: Callable[[ApprovalRow], tuple[bool, str | None, str | None, str | None]],
+    ) -> ApprovalRow:
+        """Record a decision once; see `control.decide`."""
+        return await self.awrite(lambda c: control.decide(c, run_id, node_id, iteration, now_ms, judge))
+
+    async def answer(
+        self, request_id: str, now_ms: int, judge: Callable[[HumanRow], tuple[str, str | None]]
+    ) -> HumanRow:
+        """Record a person's answer; see `control.answer`."""
+        return await self.awrite(lambda c: control.answer(c, request_id, now_ms, judge))
+
+    async def signal(
+        self,
+        run_id: str,
+        name: str,
+        correlation_id: str | None,
+        payload_json: str,
+        now_ms: int,
+        received_by: str | None,
+        idempotency_key: str | None,
+    ) -> StoredSignal:
+        """Put a signal into a run's mailbox; see `control.signal`."""
+        return await self.awrite(
+            lambda c: control.signal(
+                c, run_id, name, correlation_id, payload_json, now_ms, received_by, idempotency_key
+            )
+        )
+
+    async def request_cancel(self, run_id: str, now_ms: int, source: str) -> RunRow:
+        """Ask for a cancellation; see `control.request_cancel`."""
+        return await self.awrite(lambda c: control.request_cancel(c, run_id, now_ms, source))
+
+    async def request_pause(self, run_id: str, now_ms: int) -> RunRow:
+        """Ask for a pause; see `control.request_pause`."""
+        return await self.awrite(lambda c: control.request_pause(c, run_id, now_ms))
+
+    async def load(self, run_id: str, tables: Sequence[TableDef]) -> LoadedRun:
+        """See `Store.load`."""
+        selects = [(table, f"{select_sql(table)} WHERE run_id = ?") for table in tables]
+        return await self.aread(lambda c: reads.load(c, run_id, selects))
+
+    async def inbox(self, run_id: str, after_signal: int) -> Inbox:
+        """See `Store.inbox`."""
+        return await self.aread(lambda c: reads.inbox(c, run_id, after_signal))

@@ -1,0 +1,26 @@
+"""The package as it is installed: its version, and what importing it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_installed_version_is_the_one_in_pyproject() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert version("smithers") == project["version"]
+
+
+def test_importing_the_package_loads_neither_agents_nor_the_terminal() -> None:
+    # In a process of its own: this one has imported whatever other tests needed.
+    script = "import sys, smithers; print(*sorted({'pydantic_ai', 'rich', 'cyclopts'} & set(sys.modules)))"
+
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+
+    assert result.stdout.split() == []
