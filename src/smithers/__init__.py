@@ -86,7 +86,51 @@ _HOMES = {
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_MODULES)  # noqa: PLE0605 - a list of names, made above
+__all__ = [  # spelled out for type checkers; `tests/unit/test_package.py` holds it to the table above
+    "Agent",
+    "Approval",
+    "ApprovalGate",
+    "AutoApprove",
+    "Branch",
+    "CachePolicy",
+    "CommandAgent",
+    "Context",
+    "ContinueAsNew",
+    "Element",
+    "Engine",
+    "HumanTask",
+    "Loop",
+    "MergeQueue",
+    "Output",
+    "Outputs",
+    "Parallel",
+    "RetryPolicy",
+    "RunResult",
+    "RunStatus",
+    "Saga",
+    "SagaStep",
+    "Sequence",
+    "Settings",
+    "Signal",
+    "SmithersError",
+    "SmithersWorkflow",
+    "Subflow",
+    "Task",
+    "Timer",
+    "TryCatchFinally",
+    "WaitForEvent",
+    "Workflow",
+    "close_engines",
+    "continue_as_new",
+    "create_smithers",
+    "load_workflow",
+    "openai_compatible",
+    "run_workflow",
+    "run_workflow_sync",
+    "task_runtime",
+    "use_ctx",
+    "use_patched",
+]
 __version__ = "0.1.0"
 
 

@@ -7,12 +7,33 @@ so that an event is encoded once and spliced for every reader.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic_core import from_json, to_json
 
 from smithers.errors import json_safe
-from smithers.store.interface import EventDraft, EventRow
+
+
+class EventDraft(NamedTuple):
+    """An event before it has its number. `payload` is JSON object text without the common keys, or None."""
+
+    type: str
+    node_id: str | None = None
+    iteration: int | None = None
+    payload: str | None = None
+
+
+class EventRow(NamedTuple):
+    """A stored event. `wire_json` makes the object that is sent of it."""
+
+    seq: int
+    timestamp_ms: int
+    frame_no: int
+    type: str
+    node_id: str | None
+    iteration: int | None
+    payload: str | None
+
 
 CATEGORIES: Final[dict[str, str]] = {
     "Run": "run",

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 
 def _sync_threads() -> int:
@@ -24,20 +25,25 @@ class Settings:
         durability: `full` or `normal`, see `smithers.store.open_store`.
         busy_timeout_s: how long to wait for another process's write, in seconds.
         root_dir: the folder that tasks work in; the current one by default.
+        db: the database that the command line works on; found from the current folder by default.
+        has_color: whether the command line may colour what it writes to a terminal.
     """
 
     agents: int = 16
     sync_threads: int = field(default_factory=_sync_threads)
     lease_ms: int = 30_000
     heartbeat_ms: int = 1_000
-    durability: str = "full"
+    durability: Literal["full", "normal"] = "full"
     busy_timeout_s: float = 30.0
     root_dir: Path | None = None
+    db: str | None = None
+    has_color: bool = True
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Settings from `SMITHERS_MAX_AGENTS`, `SMITHERS_SYNC_THREADS`, `SMITHERS_LEASE_MS`, `SMITHERS_HEARTBEAT_MS`,
-        `SMITHERS_DURABILITY`, `SMITHERS_BUSY_TIMEOUT_S`; defaults for what is not set or not a number."""
+        `SMITHERS_DURABILITY`, `SMITHERS_BUSY_TIMEOUT_S`, `SMITHERS_DB`, and `NO_COLOR` and `TERM` as terminals
+        have them; defaults for what is not set or not a number."""
         env = os.environ if environ is None else environ
         return cls(
             agents=_number(env, "SMITHERS_MAX_AGENTS", 16),
@@ -46,6 +52,8 @@ class Settings:
             heartbeat_ms=_number(env, "SMITHERS_HEARTBEAT_MS", 1_000),
             durability="normal" if env.get("SMITHERS_DURABILITY") == "normal" else "full",
             busy_timeout_s=_number(env, "SMITHERS_BUSY_TIMEOUT_S", 30),
+            db=env.get("SMITHERS_DB") or None,
+            has_color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
         )
 
 

@@ -81,6 +81,9 @@ def test_decorated_functions_are_workflows() -> None:
 
 
 def test_brackets_keep_the_type_of_the_component() -> None:
+    def then(row: Finding) -> Element:
+        return Task("then", output=Finding)[{"file": row.file}]
+
     a = Task("a", output=Finding)["work"]
     b = Timer("b", duration="1s")
     assert_type(a, Task)
@@ -94,7 +97,7 @@ def test_brackets_keep_the_type_of_the_component() -> None:
     assert_type(Branch(if_=True, then=a, else_=[b, None]), Branch)
     assert_type(Approval("ok", output=Verdict)["Ship?"], Approval)
     assert_type(HumanTask("ask", output=Verdict)["Which?"], HumanTask)
-    assert_type(Signal("go", schema=Finding)[lambda row: a], Signal)
+    assert_type(Signal("go", schema=Finding)[then], Signal)
     assert_type(WaitForEvent("w", event="go", output=Finding), WaitForEvent)
     assert_type(Saga("s")[SagaStep("one", compensation=b)[a]], Saga)
     assert_type(TryCatchFinally("t", try_=a, catch=lambda error: b), TryCatchFinally)

@@ -238,7 +238,7 @@ def check_json(value: object, where: str, depth: int = 0) -> None:
                 raise InvalidInput(
                     f"{where} has a key of {len(key)} characters; at most {MAX_INPUT_STRING} are allowed"
                 )
-            check_json(item, f"{where}.{key}", depth + 1)
+            check_json(item, f"{where}.{key[:60]}", depth + 1)
     elif isinstance(value, (list, tuple)):
         items = cast("list[object]", value)
         if len(items) > MAX_INPUT_ITEMS:

@@ -22,11 +22,11 @@ from smithers.components.task import Task, agent_chain
 from smithers.components.workflow import first_problem, issues
 from smithers.engine.runtime import TaskRuntime, current
 from smithers.errors import InvalidOutput, TaskAborted, TaskEmptyPrompt, TaskHeartbeatTimeout, TaskTimeout
-from smithers.events import event
+from smithers.events import EventDraft, event
 from smithers.graph.plan import LeafKind, LeafNode
 from smithers.scheduler.states import NodeState
 from smithers.store.columns import TableDef
-from smithers.store.interface import EventDraft, SqlValue
+from smithers.store.interface import SqlValue
 
 AGENT_SILENCE_MS = 600_000
 """Longest silence of an agent that does not say otherwise, in milliseconds."""
@@ -58,8 +58,10 @@ class Completion:
 class Progress:
     """What attempts report while they run; the driver writes it with its next step."""
 
-    events: list[EventDraft] = field(default_factory=list)
-    beats: dict[tuple[str, int, int], tuple[int, str | None]] = field(default_factory=dict)
+    events: list[EventDraft] = field(default_factory=list[EventDraft])
+    beats: dict[tuple[str, int, int], tuple[int, str | None]] = field(
+        default_factory=dict[tuple[str, int, int], tuple[int, str | None]]
+    )
 
 
 class AttemptContext:
@@ -156,13 +158,22 @@ class _Liveness:
         self._handle.cancel()
 
 
-async def run_attempt(shared: AttemptContext, done: Completion, table: TableDef, last_heartbeat: object, failures: int, messages: object) -> None:
+async def run_attempt(
+    shared: AttemptContext, done: Completion, table: TableDef, last_heartbeat: object, failures: int, messages: object
+) -> None:
     """Carry out an attempt of a task leaf and fill in `done`; raises nothing but KeyboardInterrupt."""
     leaf, element = done.leaf, done.leaf.element
-    runtime = TaskRuntime(shared.run_id, leaf.key[0], leaf.key[1], done.attempt, shared.root_dir, last_heartbeat)
     limit = element.heartbeat_timeout_ms or (AGENT_SILENCE_MS if leaf.kind is LeafKind.AGENT else None)
     liveness = _Liveness(limit, shared.loop) if limit is not None else None
-    runtime._beat = _beater(shared, done, liveness)
+    runtime = TaskRuntime(
+        shared.run_id,
+        leaf.key[0],
+        leaf.key[1],
+        done.attempt,
+        shared.root_dir,
+        last_heartbeat,
+        on_beat=_beater(shared, done, liveness),
+    )
     deadline = asyncio.timeout(element.timeout_ms / 1000) if element.timeout_ms is not None else None
     try:
         if deadline is None:
@@ -202,14 +213,15 @@ async def run_attempt(shared: AttemptContext, done: Completion, table: TableDef,
 def finish(done: Completion, table: TableDef, value: object) -> None:
     """Validate and encode a result. Raises `InvalidOutput`."""
     leaf = done.leaf
-    row = value if type(value) is leaf.schema else validate(leaf, value)
+    row = validate(leaf, value)
     done.output = row
     done.values = table.encode(row)
 
 
 def validate(leaf: LeafNode, value: object) -> BaseModel:
     """A value as a row of the leaf's output. Raises `InvalidOutput` naming the field."""
-    assert leaf.output is not None and leaf.schema is not None
+    assert leaf.output is not None
+    assert leaf.schema is not None
     try:
         if inspect.isawaitable(value):
             raise InvalidOutput(
@@ -341,7 +353,9 @@ async def _ask(
     return result.output
 
 
-def arguments_for(function: Callable[..., object], deps: dict[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
+def arguments_for(
+    function: Callable[..., object], deps: dict[str, object]
+) -> tuple[tuple[object, ...], dict[str, object]]:
     """How to call a task's function: dependencies by parameter name, or all of them in its only other parameter."""
     code = getattr(function, "__code__", None)
     if code is not None and not code.co_argcount and not code.co_kwonlyargcount and not code.co_flags & 0x08:
@@ -366,9 +380,7 @@ def arguments_for(function: Callable[..., object], deps: dict[str, object]) -> t
     return positional, named
 
 
-def _beater(
-    shared: AttemptContext, done: Completion, liveness: _Liveness | None
-) -> Callable[[str | None], None]:
+def _beater(shared: AttemptContext, done: Completion, liveness: _Liveness | None) -> Callable[[str | None], None]:
     def beat(data: str | None) -> None:
         if liveness is not None:
             liveness.beat()

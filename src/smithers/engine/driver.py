@@ -201,9 +201,8 @@ class Driver:
                 ending = self._parking()
             if ending is not None:
                 self._end(ending)
-            if not step.is_empty or step.launch is not None:
-                if not await self._commit(step):
-                    continue
+            if (not step.is_empty or step.launch is not None) and not await self._commit(step):
+                continue
             if not self.admitted.done():
                 self.admitted.set_result(None)
             if step.status is not None and ending is not None:
@@ -354,15 +353,19 @@ class Driver:
                     found |= {"nodeId": failure.leaf.key[0], "iteration": failure.leaf.key[1]}
                 self.state.data.set_region_error(region_id, found)
             self._drop_abandoned()
-            taken = 0
+            moved = 0
             if not (self._pausing or self._releasing) and scheduler.continuation is None:
-                taken = self._take()
-            if not taken and not self._is_dirty() and not scheduler.loops_at_end:
+                moved = self._take()
+            if not moved and not self._is_dirty() and not scheduler.loops_at_end:
                 return self._verdict()
-        raise SmithersError(f"the workflow did not come to rest within {MAX_ROUNDS} renders", code="WORKFLOW_RENDER_FAILED")
+        raise SmithersError(
+            f"the workflow did not come to rest within {MAX_ROUNDS} renders", code="WORKFLOW_RENDER_FAILED"
+        )
 
     def _take(self) -> int:
         scheduler, state = self._scheduler, self.state
+        """Handle what may start. How many leaves were handled that may have made others ready at once."""
+        begun = 0
         leaves = scheduler.take(self.engine.agent_room)
         if scheduler.queues.has_agents:
             self.engine.starve(self)
@@ -373,15 +376,14 @@ class Driver:
                 state.move(leaf, S.SKIPPED)
                 state.tell("NodeSkipped", leaf)
                 scheduler.settled(leaf.key)
-            elif leaf.kind.is_wait:
-                self.desk.arrive(leaf)
-            elif leaf.needs_gate and not leaf.in_slot and not self._is_approved(leaf.key):
+            elif leaf.kind.is_wait or (leaf.needs_gate and not leaf.in_slot and not self._is_approved(leaf.key)):
                 self.desk.arrive(leaf)
             elif not leaf.in_slot:
                 scheduler.resumes(leaf.key)
             else:
                 self.work.begin(leaf)
-        return len(leaves)
+                begun += 1
+        return len(leaves) - begun
 
     def _is_approved(self, key: Key) -> bool:
         row = self.state.gates.get(key)
@@ -409,7 +411,8 @@ class Driver:
         state.data.touched = set()
         self._force_render = False
         tree, ctx = state.workflow.render(state.data)
-        plan = extract(tree, ctx, state.data, state.workflow.outputs)
+        with state.workflow.authoring(ctx):
+            plan = extract(tree, ctx, state.data, state.workflow.outputs)
         if state.name and plan.name != state.name:
             raise SmithersError(
                 f"the workflow's name changed from {state.name!r} to {plan.name!r}; it must be the same in every render",
@@ -540,9 +543,7 @@ class Driver:
         elif status is RunStatus.CONTINUED:
             assert self._successor is not None
             size = len(self._successor.config_json)
-            state.tell(
-                "RunContinuedAsNew", None, newRunId=self._successor.run_id, iteration=0, carriedStateSize=size
-            )
+            state.tell("RunContinuedAsNew", None, newRunId=self._successor.run_id, iteration=0, carriedStateSize=size)
         elif status is RunStatus.RUNNING:
             self.work.hand_back()
         else:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from smithers.errors import (
     InputMismatch,
     InvalidInput,
     LeaseLost,
+    OwnershipError,
     ResumeMetadataMismatch,
     RunAlreadyExists,
     RunNotResumable,
@@ -40,6 +42,7 @@ from smithers.errors import (
     error_object,
 )
 from smithers.events import event
+from smithers.jsons import int_of, text_of
 from smithers.scheduler.states import RunStatus
 from smithers.settings import Settings
 from smithers.store.columns import TableDef, table_def
@@ -82,14 +85,10 @@ class Engine:
         self.agent_room = self.settings.agents
         self._starving: dict[Driver, None] = {}
         self._cared_for: dict[str, SmithersWorkflow] = {}
-        self._waiters: dict[str, asyncio.Event] = {}
-        self._parked_at: dict[str, int] = {}
         self._tasks: set[asyncio.Task[object]] = set()
         self._heartbeat: asyncio.Task[None] | None = None
         self._unwatch: Callable[[], None] | None = None
-        self._wakeup_cursor: int | None = None
-        self._looking = False
-        self._look_again = False
+        self._wakeup_cursor = 0
         self.on_wakeup: Callable[[str], None] | None = None
         """Told of wake-ups of runs that this engine does not drive; a host resumes them."""
 
@@ -147,10 +146,15 @@ class Engine:
         tables = self.tables(workflow)
         await self.store.ensure_tables(tables)
         if self._heartbeat is None:
+            await self.start()
+        return tables
+
+    async def start(self) -> None:
+        """Begin to keep leases and to listen for what others write; launching and resuming do it by themselves."""
+        if self._heartbeat is None:
             self._heartbeat = self.loop.create_task(self._beat())
             self._wakeup_cursor = await self.store.aread(reads.last_wakeup)
             self._unwatch = self.store.watch(self._heard)
-        return tables
 
     def tables(self, workflow: SmithersWorkflow) -> list[TableDef]:
         """The tables of a workflow's outputs."""
@@ -179,7 +183,9 @@ class Engine:
         """The run that an idempotency key names; it must have been launched with the same input."""
         stored, _ = await self.store.aread(lambda c: reads.spec(c, run_id))
         if from_json(stored) != from_json(state.input_json):
-            raise InputMismatch(f"the idempotency key was used for run {run_id!r} with another input", {"runId": run_id})
+            raise InputMismatch(
+                f"the idempotency key was used for run {run_id!r} with another input", {"runId": run_id}
+            )
         return await self.attach(run_id, state.workflow)
 
     async def _host(self, driver: Driver, handle: RunHandle) -> None:
@@ -283,9 +289,7 @@ class Engine:
         if is_automatic:
             stale = self.clock.now_ms() - (run.heartbeat_at_ms or run.started_at_ms or 0)
             events.insert(0, event("RunAutoResumed", lastHeartbeatAtMs=run.heartbeat_at_ms, staleDurationMs=stale))
-        epoch = await self.store.claim(
-            run_id, self.owner, self.clock.now_ms(), expect_epoch=run.epoch, events=events
-        )
+        epoch = await self.store.claim(run_id, self.owner, self.clock.now_ms(), expect_epoch=run.epoch, events=events)
         if epoch is None:
             raise LeaseLost(f"run {run_id!r} was claimed by another process first", {"runId": run_id})
         if gave_up:
@@ -293,8 +297,8 @@ class Engine:
         # what was written between the read and the claim (a decision, a signal) counts too
         loaded = await self.store.load(run_id, tables)
         state = restore(loaded, workflow, tables, self.owner, epoch)
-        limit = max_concurrency if max_concurrency is not None else _int(state.config.get("max_concurrency"))
-        root = root_dir or _str(state.config.get("rootDir"))
+        limit = max_concurrency if max_concurrency is not None else int_of(state.config.get("max_concurrency"))
+        root = root_dir or text_of(state.config.get("rootDir"))
         driver = Driver(self, state, DriverOptions(limit, root), None)
         driver.recovered = loaded
         driver.reopens = run.status in ("cancelled", "failed")
@@ -360,29 +364,39 @@ class Engine:
 
     async def until_moved(self, run_id: str, workflow: SmithersWorkflow) -> RunResult:
         """Wait until a parked run has moved (a decision, a signal, a due timer), drive it on, and give its next result."""
-        row = await self.run_row(run_id)
-        moved = self._waiters.setdefault(run_id, asyncio.Event())
-        moved.clear()
-        cancel: Callable[[], None] | None = None
+        subscription, end = self.hub.subscribe(run_id, -1)
         try:
-            if row.runtime_owner_id is None and not RunStatus(row.status).is_terminal:
+            while True:
+                subscription.more.clear()
+                driver = self.drivers.get(run_id)
+                if driver is not None:
+                    return await asyncio.shield(driver.result)
+                row = await self.run_row(run_id)
+                status = RunStatus(row.status)
+                if status.is_terminal:
+                    return await self._stored_result(row, workflow)
+                if status is RunStatus.PAUSED:
+                    return RunResult(run_id, status)
                 timers = await self.store.aread(lambda c: reads.timers(c, run_id))
-                inbox = await self.store.inbox(run_id, -1)
-                if timers:
-                    cancel = self.clock.call_at(timers[0].due_at_ms, moved.set)
-                    if timers[0].due_at_ms <= self.clock.now_ms():
-                        moved.set()
-                if inbox.last_wakeup <= self._parked_at.get(run_id, 0):
-                    await moved.wait()
+                due = timers[0].due_at_ms if timers else None
+                if await self._can_go_on(row, due):
+                    with suppress(OwnershipError):  # somebody else was faster: wait for what comes of it
+                        handle = await self.resume(run_id, workflow, is_automatic=status is RunStatus.RUNNING)
+                        return await asyncio.shield(handle.result)
+                cancel = None if due is None else self.clock.call_at(due, subscription.more.set)
+                with suppress(TimeoutError):  # an owner that dies says nothing: look again after its lease
+                    await asyncio.wait_for(subscription.more.wait(), self.settings.lease_ms / 1000)
+                if cancel is not None:
+                    cancel()
         finally:
-            self._waiters.pop(run_id, None)
-            if cancel is not None:
-                cancel()
-        row = await self.run_row(run_id)
-        if RunStatus(row.status) is RunStatus.PAUSED:
-            return RunResult(run_id, RunStatus.PAUSED)
-        handle = await self.attach(run_id, workflow)
-        return await asyncio.shield(handle.result)
+            end()
+
+    async def _can_go_on(self, row: RunRow, due: int | None) -> bool:
+        now = self.clock.now_ms()
+        if row.status == "running":
+            return leases.may_take_over(row, now, self.settings.lease_ms)
+        inbox = await self.store.inbox(row.run_id, -1)
+        return inbox.last_wakeup > row.seen_wakeup or (due is not None and due <= now)
 
     async def settle_watcher(self, watcher: asyncio.Future[None]) -> None:
         """Let a reader of the log catch up with what is stored, then end it."""
@@ -415,47 +429,28 @@ class Engine:
         """Go on with a parked run by itself when something arrives for it."""
         self._cared_for[run_id] = workflow
 
-    def notice(self) -> None:
-        """Something was written in this process; look at the wake-ups now."""
-        if self._looking:
-            self._look_again = True
-        elif self._wakeup_cursor is not None:
-            self._looking = True
-            self._spawn(self._look())
-
     def _heard(self) -> None:
-        """Somebody has committed; called in the watcher's thread."""
+        """Somebody has committed, perhaps we ourselves; called in the watcher's thread, up to 150 times a second."""
         try:
-            self.loop.call_soon_threadsafe(self.notice)
+            found = self.store.read(lambda c: reads.wakeups(c, self._wakeup_cursor))
+            if found:
+                self._wakeup_cursor = found[-1][0]
+            if found or self.hub.has_subscribers:
+                self.loop.call_soon_threadsafe(self._wake, list(dict.fromkeys(run_id for _, run_id in found)))
+        except SmithersError as error:
+            log.warning("cannot read wake-ups", extra={"code": error.error_code})
         except RuntimeError:  # the loop is closed: nobody is left to be woken
             log.debug("commit heard after the loop was closed")
 
-    async def _look(self) -> None:
-        try:
-            while True:
-                self._look_again = False
-                cursor = self._wakeup_cursor or 0
-                found = await self.store.aread(lambda c, cursor=cursor: reads.wakeups(c, cursor))  # type: ignore[misc]
-                if found:
-                    self._wakeup_cursor = found[-1][0]
-                    for run_id in dict.fromkeys(run_id for _, run_id in found):
-                        self._woken(run_id)
-                self.hub.wake_all()
-                if not self._look_again:
-                    return
-        except SmithersError:
-            log.exception("cannot read wake-ups")
-        finally:
-            self._looking = False
+    def _wake(self, run_ids: list[str]) -> None:
+        for run_id in run_ids:
+            self._woken(run_id)
+        self.hub.wake_all()
 
     def _woken(self, run_id: str) -> None:
         driver = self.drivers.get(run_id)
         if driver is not None:
             driver.look()
-            return
-        waiter = self._waiters.get(run_id)
-        if waiter is not None:
-            waiter.set()
             return
         workflow = self._cared_for.pop(run_id, None)
         if workflow is not None:
@@ -491,7 +486,12 @@ class Engine:
                 log.warning("heartbeat failed", extra={"code": error.error_code})
                 continue
             for run_id, driver in before.items():
-                if run_id not in alive and driver.is_admitted and self.drivers.get(run_id) is driver and not driver.is_ending:
+                if (
+                    run_id not in alive
+                    and driver.is_admitted
+                    and self.drivers.get(run_id) is driver
+                    and not driver.is_ending
+                ):
                     driver.lose()
 
     def root_dir(self, given: str | None) -> Path:
@@ -566,12 +566,3 @@ def _hash(workflow: SmithersWorkflow, path: Path | None) -> str | None:
     if path not in cached:
         cached[path] = source_hash(path)
     return cached[path]
-
-
-def _int(value: object) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _str(value: object) -> str | None:
-    return value if isinstance(value, str) else None
-

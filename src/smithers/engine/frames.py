@@ -40,12 +40,8 @@ class FrameKeeper:
             encoding, payload = encode_frame(None, frame, 0)
             self._since_keyframe = 0
             step.events = [e for e in step.events if e.type != "FrameCommitted"]
-        self._state.row(
-            "frame", step.run_id, step.frame_no, step.now_ms, encoding, payload, frame.hash, reason
-        )
-        self._state.tell(
-            "FrameCommitted", None, frameNo=step.frame_no, xmlHash=frame.hash, trigger={"reason": reason}
-        )
+        self._state.row("frame", step.run_id, step.frame_no, step.now_ms, encoding, payload, frame.hash, reason)
+        self._state.tell("FrameCommitted", None, frameNo=step.frame_no, xmlHash=frame.hash, trigger={"reason": reason})
 
 
 def render_tree(tree: Workflow, plan: Plan) -> TreeNode:
@@ -69,7 +65,9 @@ def _node(node: object) -> TreeNode:
         ]
         children = parts
     tag = element.tag if isinstance(element, Element) else "smithers:sequence"
-    props = _props(element, ("label", "max_concurrency", "subtree_concurrency", "priority", "failure_policy", "on_failure"))
+    props = _props(
+        element, ("label", "max_concurrency", "subtree_concurrency", "priority", "failure_policy", "on_failure")
+    )
     if isinstance(getattr(node, "id", None), str):
         props["id"] = getattr(node, "id")  # noqa: B009 - the scoped id, where the element has the plain one
     return TreeNode.of(tag, _texts(props), *map(_node, children))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from smithers.events import TERMINAL_TYPES
-from smithers.store.interface import EventRow, Step
+from smithers.events import TERMINAL_TYPES, EventRow
+from smithers.store.interface import Step
 from smithers.store.sqlite import reads
 from smithers.store.sqlite.store import SqliteStore
 
@@ -33,6 +33,11 @@ class Hub:
         """A step was committed."""
         if step.events and run_id in self._by_run:
             self.wake(run_id)
+
+    @property
+    def has_subscribers(self) -> bool:
+        """Whether anybody reads here."""
+        return bool(self._by_run)
 
     def wake(self, run_id: str) -> None:
         """The run's log may have grown."""
@@ -76,10 +81,10 @@ async def follow(hub: Hub, store: SqliteStore, run_id: str, after: int = -1) -> 
                 yield row
             if len(rows) == PAGE:
                 continue
-            row = await store.aread(lambda c: reads.run(c, run_id))
-            if row.next_seq - 1 > subscription.cursor:
+            run = await store.aread(lambda c: reads.run(c, run_id))
+            if run.next_seq - 1 > subscription.cursor:
                 continue
-            if row.status in ("finished", "failed", "cancelled", "continued"):
+            if run.status in ("finished", "failed", "cancelled", "continued"):
                 return
             await subscription.more.wait()
     finally:

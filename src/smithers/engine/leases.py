@@ -10,6 +10,7 @@ import hashlib
 import os
 import socket
 import uuid
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -28,10 +29,8 @@ def host_id() -> str:
     """A short name for this host's process table: boots and containers differ."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     parts = [socket.gethostname(), boot.read_text().strip() if boot.exists() else ""]
-    try:
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    except OSError:
-        pass
+    with suppress(OSError):
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:12]
 
 

@@ -16,6 +16,7 @@ from smithers.components.scope import LoopState
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.state import RunState
 from smithers.events import event
+from smithers.jsons import int_of, list_of, object_of
 from smithers.scheduler.states import WAITING, NodeState
 from smithers.store.columns import TableDef, table_def
 from smithers.store.interface import AttemptChange, LoadedRun, NodeChange, NodeRow, OutputWrite
@@ -23,16 +24,18 @@ from smithers.store.interface import AttemptChange, LoadedRun, NodeChange, NodeR
 OWNER_LOST = '{"name":"TaskAborted","code":"TASK_ABORTED","message":"owner-lost","summary":"owner-lost"}'
 
 
-def restore(loaded: LoadedRun, workflow: SmithersWorkflow, tables: Sequence[TableDef], owner: str, epoch: int) -> RunState:
+def restore(
+    loaded: LoadedRun, workflow: SmithersWorkflow, tables: Sequence[TableDef], owner: str, epoch: int
+) -> RunState:
     """A run as its next owner has it in memory."""
     run = loaded.run
     config: dict[str, object] = from_json(loaded.config_json)
-    continuation = config.get("continuation")
+    continuation = object_of(config.get("continuation"))
     data = RunData(
         run.run_id,
         input=workflow.load_input(loaded.input_json),
         auth=config.get("auth"),
-        continuation=continuation.get("payload") if isinstance(continuation, dict) else None,
+        continuation=continuation.get("payload"),
         is_fresh=run.frame_no == 0,
     )
     state = RunState(run.run_id, workflow, data, owner, epoch)
@@ -41,16 +44,15 @@ def restore(loaded: LoadedRun, workflow: SmithersWorkflow, tables: Sequence[Tabl
     state.frame_no, state.next_output_seq = run.frame_no, run.next_output_seq
     state.name = run.workflow_name if run.frame_no else ""
     state.last_wakeup = loaded.last_wakeup
-    patches = config.get("workflowPatches")
-    if isinstance(patches, dict):
-        data.patches = {str(k): bool(v) for k, v in patches.items()}
+    data.patches = {patch: bool(side) for patch, side in object_of(config.get("workflowPatches")).items()}
     _restore_nodes(state, loaded)
     _restore_outputs(state, loaded, tables)
     for loop in loaded.loops:
         data.loops[loop.ralph_id] = LoopState(loop.iteration, bool(loop.done))
-    if isinstance(continuation, dict) and run.frame_no == 0:
-        for loop_id, (iteration, done) in (continuation.get("loops") or {}).items():
-            data.loops[loop_id] = LoopState(iteration, done)
+    if run.frame_no == 0:
+        for loop_id, stored in object_of(continuation.get("loops")).items():
+            iteration, done = list_of(stored)
+            data.loops[loop_id] = LoopState(int_of(iteration) or 0, bool(done))
     for signal in loaded.signals:
         payload = from_json(signal.payload_json)
         row = SignalRow(payload, signal.signal_name, signal.correlation_id, signal.seq, signal.received_at_ms)
@@ -116,9 +118,7 @@ def close_lost_attempts(state: RunState, loaded: LoadedRun) -> None:
         key = (attempt.node_id, attempt.iteration)
         if state.nodes.get(key) is not NodeState.IN_PROGRESS:
             continue
-        state.attempt(
-            AttemptChange(*key, attempt.attempt, "cancelled", attempt.started_at_ms, step.now_ms, OWNER_LOST)
-        )
+        state.attempt(AttemptChange(*key, attempt.attempt, "cancelled", attempt.started_at_ms, step.now_ms, OWNER_LOST))
         step.events.append(event("NodeCancelled", *key, attempt=attempt.attempt, reason="owner-lost"))
     for key in [k for k in state.live if state.nodes[k] is NodeState.IN_PROGRESS]:
         state.nodes[key] = NodeState.PENDING
@@ -151,7 +151,9 @@ def carry(state: RunState, before: LoadedRun) -> None:
         table, place = tables[key], (node.node_id, node.iteration)
         index = len(state.step.outputs)
         state.step.outputs.append(OutputWrite(table, *place, values[3:]))
-        state.step.nodes[place] = NodeChange(*place, "finished", None, node.output_table, node.label, node.loop_id, index)
+        state.step.nodes[place] = NodeChange(
+            *place, "finished", None, node.output_table, node.label, node.loop_id, index
+        )
         state.step.events += [event("NodePending", *place), event("NodeFinished", *place, attempt=0)]
         state.nodes[place] = NodeState.FINISHED
         state.data.remember_home(node.node_id, node.loop_id)

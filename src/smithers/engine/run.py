@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.engine import Engine, RunHandle
@@ -19,6 +19,7 @@ from smithers.settings import Settings
 from smithers.store import open_store
 
 T = TypeVar("T")
+P = ParamSpec("P")
 _engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Engine]] = weakref.WeakKeyDictionary()
 
 
@@ -30,8 +31,7 @@ def shared_engine(db: str, settings: Settings | None = None) -> Engine:
     found = engines.get(place)
     if found is None:
         settings = settings or Settings.from_environment()
-        durability = "normal" if settings.durability == "normal" else "full"
-        store = open_store(db, durability=durability, busy_timeout_s=settings.busy_timeout_s)
+        store = open_store(db, durability=settings.durability, busy_timeout_s=settings.busy_timeout_s)
         found = engines[place] = Engine(store, settings)
     return found
 
@@ -146,22 +146,28 @@ async def _tell(engine: Engine, run_id: str, on_progress: Callable[[Mapping[str,
         on_progress(wire_object(run_id, row))
 
 
-def run_workflow_sync(workflow: SmithersWorkflow, **options: object) -> RunResult:
-    """`run_workflow` for code that is not async; same parameters. Raises RuntimeError inside a running event loop."""
-
-    async def main() -> RunResult:
+def _in_own_loop(function: Callable[P, Coroutine[object, object, T]]) -> Callable[P, T]:
+    async def work(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await run_workflow(workflow, **options)  # type: ignore[arg-type] - checked by the call itself
+            return await function(*args, **kwargs)
         finally:
             await close_engines()
 
-    return run_sync(main())
+    @functools.wraps(function)
+    def sync(*args: P.args, **kwargs: P.kwargs) -> T:
+        return run_sync(lambda: work(*args, **kwargs))
+
+    return sync
 
 
-def run_sync(work: Coroutine[object, object, T]) -> T:
-    """Run a coroutine to its end in an event loop of its own."""
-    with suppress(RuntimeError):
+run_workflow_sync = _in_own_loop(run_workflow)
+"""`run_workflow` for code that is not async; same parameters. Raises `InvalidInput` inside a running event loop."""
+
+
+def run_sync(work: Callable[[], Coroutine[object, object, T]]) -> T:
+    """Run a coroutine function to its end in an event loop of its own. Raises `InvalidInput` inside a running one."""
+    try:
         asyncio.get_running_loop()
-        work.close()
-        raise InvalidInput("an event loop is running here already; use the async form and await it")
-    return asyncio.run(work)
+    except RuntimeError:
+        return asyncio.run(work())
+    raise InvalidInput("an event loop is running here already; use the async form and await it")

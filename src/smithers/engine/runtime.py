@@ -29,7 +29,8 @@ class TaskRuntime:
     root_dir: Path
     last_heartbeat: object = None
     aborted: threading.Event = field(default_factory=threading.Event)
-    _beat: Callable[[str | None], None] = field(default=lambda _data: None, repr=False)
+    on_beat: Callable[[str | None], None] = field(default=lambda _data: None, repr=False)
+    """Takes each sign of life with its checkpoint as JSON text; the engine's."""
     _effects: int = 0
 
     def heartbeat(self, data: object = None) -> None:
@@ -44,7 +45,7 @@ class TaskRuntime:
             HeartbeatNotJson, HeartbeatTooLarge: the checkpoint cannot be kept; the attempt fails for good.
         """
         if data is None:
-            self._beat(None)
+            self.on_beat(None)
             return
         try:
             text = to_json(data, inf_nan_mode="null")
@@ -57,7 +58,7 @@ class TaskRuntime:
                 f"checkpoint of {self.node_id!r} has {len(text)} bytes",
                 {"dataSizeBytes": len(text), "maxBytes": MAX_HEARTBEAT_BYTES},
             )
-        self._beat(text.decode())
+        self.on_beat(text.decode())
 
     def idempotency_key(self) -> str:
         """A key for the next outside effect: the same in every attempt, different for every call within one."""

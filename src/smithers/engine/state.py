@@ -17,19 +17,11 @@ from smithers.components.rundata import OutputRow, RunData
 from smithers.components.scope import Key
 from smithers.components.workflow import SmithersWorkflow
 from smithers.errors import SchedulerError
-from smithers.events import event
+from smithers.events import EventDraft, event
 from smithers.graph.plan import Failure, LeafNode, Plan
 from smithers.scheduler.states import WAITING, NodeState, may_follow
 from smithers.store.columns import TableDef, table_def
-from smithers.store.interface import (
-    ApprovalRow,
-    AttemptChange,
-    EventDraft,
-    NodeChange,
-    OutputWrite,
-    SqlValue,
-    Step,
-)
+from smithers.store.interface import ApprovalRow, AttemptChange, NodeChange, OutputWrite, SqlValue, Step
 
 TimerKey = tuple[Key, str]
 """(node, kind); kinds are timer, retry, timeout and quota."""
@@ -49,30 +41,30 @@ class RunState:
     workflow_hash: str | None = None
     frame_no: int = 0
     name: str = ""
-    nodes: dict[Key, NodeState] = field(default_factory=dict)
-    attempts: dict[Key, int] = field(default_factory=dict)
-    failed: dict[Key, int] = field(default_factory=dict)
+    nodes: dict[Key, NodeState] = field(default_factory=dict[Key, NodeState])
+    attempts: dict[Key, int] = field(default_factory=dict[Key, int])
+    failed: dict[Key, int] = field(default_factory=dict[Key, int])
     """Failed attempts of each node; only those that cost a retry."""
-    errors: dict[Key, dict[str, object]] = field(default_factory=dict)
+    errors: dict[Key, dict[str, object]] = field(default_factory=dict[Key, dict[str, object]])
     """The last error of each failed node."""
-    live: set[Key] = field(default_factory=set)
+    live: set[Key] = field(default_factory=set[Key])
     """Nodes in progress or waiting."""
-    held: set[Key] = field(default_factory=set)
+    held: set[Key] = field(default_factory=set[Key])
     """Nodes that wait for their next attempt."""
-    checkpoints: dict[Key, object] = field(default_factory=dict)
-    gates: dict[Key, ApprovalRow] = field(default_factory=dict)
+    checkpoints: dict[Key, object] = field(default_factory=dict[Key, object])
+    gates: dict[Key, ApprovalRow] = field(default_factory=dict[Key, ApprovalRow])
     """Decisions that have arrived, for gates and approvals."""
-    consumed: dict[tuple[str, str | None], int] = field(default_factory=dict)
+    consumed: dict[tuple[str, str | None], int] = field(default_factory=dict[tuple[str, str | None], int])
     """The newest signal that a wait has taken, by name and correlation id."""
     chain: ChainState = field(default_factory=ChainState)
-    timers: dict[TimerKey, int] = field(default_factory=dict)
-    _timer_heap: list[tuple[int, TimerKey]] = field(default_factory=list)
-    config: dict[str, object] = field(default_factory=dict)
+    timers: dict[TimerKey, int] = field(default_factory=dict[TimerKey, int])
+    _timer_heap: list[tuple[int, TimerKey]] = field(default_factory=list[tuple[int, TimerKey]])
+    config: dict[str, object] = field(default_factory=dict[str, object])
     next_output_seq: int = 0
     last_wakeup: int = 0
     last_signal: int = -1
     step: Step = field(init=False)
-    _tables: dict[str, TableDef] = field(default_factory=dict)
+    _tables: dict[str, TableDef] = field(default_factory=dict[str, TableDef])
 
     def begin_step(self, now_ms: int) -> Step:
         """Start a new draft."""

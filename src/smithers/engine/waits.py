@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import cast
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
@@ -81,9 +82,7 @@ class WaitDesk:
         if decided is None:
             now = state.step.now_ms
             text = to_json(request).decode()
-            state.row(
-                "approval", state.run_id, *key, "requested", state.name, now, None, None, None, text, None, 0
-            )
+            state.row("approval", state.run_id, *key, "requested", state.name, now, None, None, None, text, None, 0)
             state.gates[key] = ApprovalRow(
                 state.run_id, *key, "requested", state.name, now, None, None, None, text, None, 0
             )
@@ -97,7 +96,17 @@ class WaitDesk:
     def _approve_by_itself(self, leaf: LeafNode, request: dict[str, object], *, audit: bool) -> None:
         state, key, now = self._state, leaf.key, self._state.step.now_ms
         row = ApprovalRow(
-            state.run_id, *key, "approved", state.name, now, now, "auto-approved", AUTO, to_json(request).decode(), None, 1
+            state.run_id,
+            *key,
+            "approved",
+            state.name,
+            now,
+            now,
+            "auto-approved",
+            AUTO,
+            to_json(request).decode(),
+            None,
+            1,
         )
         if audit:
             state.row("approval", *row)
@@ -149,9 +158,7 @@ class WaitDesk:
             }
         }
         self._attempt(leaf, S.WAITING_EVENT, meta=meta)
-        state.tell(
-            "NodeWaitingEvent", leaf, signalName=element.event, correlationId=element.correlation_id
-        )
+        state.tell("NodeWaitingEvent", leaf, signalName=element.event, correlationId=element.correlation_id)
         self._timeout(leaf)
         self._wait(leaf, S.WAITING_EVENT)
 
@@ -179,7 +186,7 @@ class WaitDesk:
             self._state.arm(leaf.key, "timeout", self._state.step.now_ms + leaf.element.timeout_ms)
 
     def _attempt(
-        self, leaf: LeafNode, to: NodeState, *, meta: dict[str, object] | None = None, error: str | None = None
+        self, leaf: LeafNode, to: NodeState, *, meta: Mapping[str, object] | None = None, error: str | None = None
     ) -> None:
         """Waits keep their record in attempt 1, as work does in its attempts."""
         now = self._state.step.now_ms
@@ -317,11 +324,11 @@ class WaitDesk:
             except SmithersError as error:
                 self._fail(leaf, error)
         else:
-            error = WaitTimeout(
+            late = WaitTimeout(
                 f"{element!r} waited {element.timeout_ms} ms in vain",
                 {"nodeId": key[0], "iteration": key[1], "timeoutMs": element.timeout_ms},
             )
-            self._fail(leaf, error)
+            self._fail(leaf, late)
 
     # ── settling ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -342,7 +349,7 @@ class WaitDesk:
         state.move(leaf, S.CANCELLED)
         state.tell("NodeCancelled", leaf, reason=reason)
 
-    def _finish(self, leaf: LeafNode, value: object, *, meta: dict[str, object] | None) -> None:
+    def _finish(self, leaf: LeafNode, value: object, *, meta: Mapping[str, object] | None) -> None:
         state = self._state
         row: BaseModel = validate(leaf, value)
         values = state.table(leaf).encode(row)
@@ -357,7 +364,7 @@ class WaitDesk:
         self._state.tell("NodeSkipped", leaf)
         self.scheduler.settled(leaf.key)
 
-    def _fail(self, leaf: LeafNode, error: SmithersError, *, meta: dict[str, object] | None = None) -> None:
+    def _fail(self, leaf: LeafNode, error: SmithersError, *, meta: Mapping[str, object] | None = None) -> None:
         state = self._state
         found = error_object(error)
         state.errors[leaf.key] = found
@@ -394,7 +401,7 @@ def gate_request(element: Task) -> dict[str, object]:
     if isinstance(given, str):
         found["title"] = given
     elif isinstance(given, Mapping):
-        found |= {str(k): v for k, v in given.items()}
+        found |= {str(k): v for k, v in cast("Mapping[str, object]", given).items()}
     return found
 
 
@@ -435,4 +442,6 @@ def _holds(auto: AutoApprove) -> bool:
 def _denied(leaf: LeafNode, row: ApprovalRow) -> ApprovalDenied:
     by = f" by {row.decided_by}" if row.decided_by else ""
     note = f": {row.note}" if row.note else ""
-    return ApprovalDenied(f"{leaf.element!r} was denied{by}{note}", {"nodeId": leaf.key[0], "decidedBy": row.decided_by})
+    return ApprovalDenied(
+        f"{leaf.element!r} was denied{by}{note}", {"nodeId": leaf.key[0], "decidedBy": row.decided_by}
+    )

@@ -225,9 +225,7 @@ class Work:
         target = leaf.dep_targets[leaf.depends.index(prefix + element.fork)]
         if not isinstance(target, LeafNode):
             raise ForkError(f"{element!r} forks {element.fork!r}, which is not a task")
-        rows = await self._driver.engine.store.aread(
-            lambda c: reads.attempts(c, self._state.run_id, target.key[0])
-        )
+        rows = await self._driver.engine.store.aread(lambda c: reads.attempts(c, self._state.run_id, target.key[0]))
         for row in reversed(rows):
             if row.iteration == target.key[1] and row.state == "finished" and row.meta_json:
                 messages: object = from_json(row.meta_json).get("agentConversation")
@@ -247,7 +245,8 @@ class Work:
     def _cache_key(self, leaf: LeafNode) -> str | None:
         """What a result depends on, hashed; None when that cannot be told."""
         element = leaf.element
-        assert isinstance(element, Task) and leaf.output is not None
+        assert isinstance(element, Task)
+        assert leaf.output is not None
         policy = element.cache if isinstance(element.cache, CachePolicy) else CachePolicy()
         state = self._state
         scope = {"run": state.run_id, "workflow": state.name, "global": ""}[policy.scope]

@@ -1,27 +1,28 @@
-"""Extract: from a rendered tree of elements to a plan. Pure; every authoring error is raised here or by the element itself."""
+"""Extract: from a rendered tree of elements to a plan. Pure.
+
+Every authoring error is raised here, in `leaves`, or by the element itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Final
 
-from pydantic import BaseModel
-
 from smithers.components.composites import Saga, SagaStep, Subflow, TryCatchFinally
 from smithers.components.context import Context
 from smithers.components.element import Element, flatten
 from smithers.components.flow import Branch, ContinueAsNew, Loop, MergeQueue, Parallel, Sequence, Workflow
-from smithers.components.gates import Approval, HumanTask
+from smithers.components.gates import Approval
 from smithers.components.outputs import Outputs
 from smithers.components.rundata import RunData
 from smithers.components.scope import LoopState, suffix_of
 from smithers.components.task import Leaf, Task
-from smithers.components.waits import Signal, Timer, WaitForEvent
+from smithers.components.waits import Signal
 from smithers.components.workflow import SmithersWorkflow
-from smithers.errors import DuplicateId, InvalidElement, TaskEmptyPrompt, UnknownOutputSchema
+from smithers.errors import DuplicateId, InvalidElement
+from smithers.graph.leaves import depends_of, kind_of, model_of, render_inline
 from smithers.graph.plan import (
     ContinueNode,
-    LeafKind,
     LeafNode,
     LoopNode,
     ParNode,
@@ -40,7 +41,20 @@ MAX_DEPTH: Final = 200
 class _Scope:
     """What a node inherits from its ancestors while the tree is walked."""
 
-    __slots__ = ("ctx", "depth", "group", "loops", "outputs", "policy", "prefix", "priority", "region", "subtree", "suffix")
+    __slots__ = (
+        "ctx",
+        "depends",
+        "depth",
+        "group",
+        "loops",
+        "outputs",
+        "policy",
+        "prefix",
+        "priority",
+        "region",
+        "subtree",
+        "suffix",
+    )
 
     def __init__(self, region: Region, ctx: Context[object], outputs: Outputs) -> None:
         self.ctx = ctx
@@ -54,11 +68,14 @@ class _Scope:
         self.loops: tuple[LoopNode, ...] = ()
         self.suffix = ""
         self.prefix = ""
+        self.depends: tuple[str, ...] = ()
+        """What everything here waits for, because an inline Subflow around it does."""
 
     def inside(self, element: Element) -> _Scope:
         new = _Scope(self.region, self.ctx, self.outputs)
         new.group, new.subtree, new.priority = self.group, self.subtree, self.priority
         new.policy, new.loops, new.suffix, new.prefix = self.policy, self.loops, self.suffix, self.prefix
+        new.depends = self.depends
         new.depth = self.depth + 1
         if new.depth > MAX_DEPTH:
             raise InvalidElement(f"{element!r} is nested deeper than {MAX_DEPTH} levels")
@@ -114,7 +131,7 @@ class _Extractor:
             raise InvalidElement(f"{element!r} cannot stand here")
         return handler(self, element, parent, index, scope)
 
-    def _sequence(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+    def sequence(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
         node = SeqNode(parent, index, element.id, element)
         inner = scope.inside(element)
         self._inherit(element, inner)
@@ -122,7 +139,7 @@ class _Extractor:
         self._fill(node, element.children, inner)
         return node
 
-    def _parallel(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+    def parallel(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
         assert isinstance(element, Parallel)
         node = ParNode(parent, index, element.id, element, element.max_concurrency, element.subtree_concurrency)
         inner = scope.inside(element)
@@ -138,24 +155,28 @@ class _Extractor:
             self._fill(node, (child,), inner)
         return node
 
-    def _branch(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+    def branch(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
         assert isinstance(element, Branch)
         node = SeqNode(parent, index, element.id, element)
+        self._name(element.id, node, scope)
         self._fill(node, element.then if element.if_ else element.else_, scope.inside(element))
         return node
 
-    def _continue(self, element: Element, parent: PlanNode, index: int, _scope: _Scope) -> PlanNode:
+    def continue_(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
         assert isinstance(element, ContinueAsNew)
-        return ContinueNode(parent, index, element)
+        node = ContinueNode(parent, index, element, scope.region)
+        node.ordinal = self._ordinal + 1
+        return node
 
-    def _loop(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+    def loop(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
         assert isinstance(element, Loop)
         logical = scope.prefix + element.id
         self._unique("loop", logical)
         scoped_id = logical + scope.suffix
         state = self._data.loops.get(scoped_id, LoopState())
-        node = LoopNode(parent, index, scoped_id, element, state.iteration, state.done, scope.region)
+        node = LoopNode(parent, index, scoped_id, element, state, scope.region)
         node.logical_id = logical
+        node.ordinal = self._ordinal + 1
         self.plan.loops.append(node)
         self._name(element.id, node, scope)
         inner = scope.inside(element)
@@ -165,11 +186,12 @@ class _Extractor:
         self._fill(node.body, element.children, inner)
         return node
 
-    def _saga(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+    def saga(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
         assert isinstance(element, Saga)
         logical = scope.prefix + element.id
         self._unique("saga", logical)
         node = SagaNode(parent, index, logical + scope.suffix, element)
+        node.ordinal = self._ordinal + 1
         node.region = Region(node, "action", scope.region)
         node.undo_region = Region(node, "compensation", scope.region)
         self._name(element.id, node, scope)
@@ -189,11 +211,12 @@ class _Extractor:
             node.compensations.append(undo)
         return node
 
-    def _try(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+    def try_(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
         assert isinstance(element, TryCatchFinally)
         logical = scope.prefix + element.id
         self._unique("try-catch-finally", logical)
         node = TryNode(parent, index, logical + scope.suffix, element)
+        node.ordinal = self._ordinal + 1
         self._name(element.id, node, scope)
         catch = element.catch
         if callable(catch):
@@ -242,7 +265,9 @@ class _Extractor:
         logical = scope.prefix + element.id if scope.prefix else element.id
         loops = scope.loops
         if loops:
-            suffix = suffix_of(tuple((loop.logical_id, loop.iteration) for loop in loops[:-1])) if len(loops) > 1 else ""
+            suffix = (
+                suffix_of(tuple((loop.logical_id, loop.iteration) for loop in loops[:-1])) if len(loops) > 1 else ""
+            )
             key = (logical + suffix, loops[-1].iteration)
         else:
             key = (logical, 0)
@@ -251,7 +276,7 @@ class _Extractor:
             raise DuplicateId("task", logical)
         names.add(logical)
         self._ordinal += 1
-        leaf = LeafNode(parent, index, key, logical, element, _kind(element), self._ordinal)
+        leaf = LeafNode(parent, index, key, logical, element, kind_of(element), self._ordinal)
         leaf.region = scope.region
         leaf.group = scope.group
         leaf.subtree = scope.subtree
@@ -261,11 +286,17 @@ class _Extractor:
         if element.output is not None:
             leaf.output = scope.outputs.resolve(element.output, repr(element))
             schema = getattr(element, "output_schema", None)
-            leaf.schema = leaf.output.model if schema is None else _model(element, schema)
-        if element.depends_on or element.needs or getattr(element, "deps", None) or getattr(element, "fork", None):
-            leaf.depends = _depends(element, scope.prefix)
+            leaf.schema = leaf.output.model if schema is None else model_of(element, schema)
+        if element.depends_on or element.needs or (isinstance(element, Task) and (element.deps or element.fork)):
+            leaf.depends = depends_of(element, scope.prefix)
+            if isinstance(element, Task):
+                for name, output in (element.deps or {}).items():
+                    scope.outputs.resolve(output, f"{element!r}: deps[{name!r}]")
+        if scope.depends:
+            leaf.depends += tuple(id for id in scope.depends if id not in leaf.depends)
+        if leaf.depends:
             self._dependants.append(leaf)
-        self._scoped[(loops[-1] if loops else None, logical)] = leaf
+        self._scoped[(leaf.innermost_loop, logical)] = leaf
         self._anywhere[logical] = leaf
         self.plan.leaves[key] = leaf
         self.plan.homes[logical] = tuple(loop.logical_id for loop in loops) if loops else ()
@@ -276,14 +307,14 @@ class _Extractor:
         if not isinstance(workflow, SmithersWorkflow):
             raise InvalidElement(f"{element!r}: mode 'inline' needs the workflow itself, not a file")
         prefix = f"{scope.prefix}{element.id}/"
+        inner = scope.inside(element)
         value, _ = workflow.parse_input(element.input)
         ctx: Context[object] = Context(self._data, workflow.outputs, value, prefix=prefix, reads=scope.ctx.reads)
-        tree = workflow.build(ctx)
-        if not isinstance(tree, Workflow):
-            raise InvalidElement(f"{element!r}: the workflow must return one Workflow element, not {tree!r}")
+        tree = render_inline(element, workflow, ctx)
         node = SeqNode(parent, index, element.id, element)
-        inner = scope.inside(element)
+        self._inherit(element, inner)
         inner.prefix, inner.ctx, inner.outputs = prefix, ctx, workflow.outputs
+        inner.depends += tuple(id for id in depends_of(element, scope.prefix) if id not in inner.depends)
         self._name(element.id, node, scope)
         self._fill(node, tree.children, inner)
         return node
@@ -331,60 +362,14 @@ def id_of(node: PlanNode) -> int:
     return id(node)
 
 
-def _kind(element: Leaf) -> LeafKind:
-    match element:
-        case Task():
-            if element.agent is not None:
-                child = element.child
-                if child is None or (isinstance(child, str) and not child.strip()):
-                    raise TaskEmptyPrompt(f"{element!r} has an agent but no prompt", {"nodeId": element.id})
-                if not isinstance(child, str) and not callable(child):
-                    raise TaskEmptyPrompt(f"{element!r}: a prompt is a string or a function, not {child!r}")
-                return LeafKind.AGENT
-            return LeafKind.COMPUTE if callable(element.child) else LeafKind.STATIC
-        case Approval():
-            return LeafKind.APPROVAL
-        case HumanTask():
-            if not element.prompt.strip():
-                raise TaskEmptyPrompt(f"{element!r} has no prompt", {"nodeId": element.id})
-            return LeafKind.HUMAN
-        case WaitForEvent():
-            return LeafKind.EVENT
-        case Timer():
-            return LeafKind.TIMER
-        case Subflow():
-            return LeafKind.SUBFLOW
-        case _:
-            raise InvalidElement(f"{element!r} cannot stand here")
-
-
-def _depends(element: Leaf, prefix: str) -> tuple[str, ...]:
-    ids = dict.fromkeys(element.depends_on)
-    needs = element.needs or {}
-    if isinstance(element, Task):
-        ids.update(dict.fromkeys(needs.get(name, name) for name in element.deps or ()))
-        if element.fork is not None:
-            ids[element.fork] = None
-    ids.update(dict.fromkeys(needs.values()))
-    if element.id in ids:
-        raise InvalidElement(f"{element!r} depends on itself")
-    return tuple(prefix + id for id in ids)
-
-
-def _model(element: Leaf, schema: object) -> type[BaseModel]:
-    if isinstance(schema, type) and issubclass(schema, BaseModel):
-        return schema
-    raise UnknownOutputSchema(f"{element!r}: output_schema must be a Pydantic model class, not {schema!r}")
-
-
 _Handler = Callable[[_Extractor, Element, PlanNode, int, _Scope], PlanNode]
 _HANDLERS: dict[type[Element], _Handler] = {
-    Sequence: _Extractor._sequence,
-    Parallel: _Extractor._parallel,
-    MergeQueue: _Extractor._parallel,
-    Branch: _Extractor._branch,
-    Loop: _Extractor._loop,
-    Saga: _Extractor._saga,
-    TryCatchFinally: _Extractor._try,
-    ContinueAsNew: _Extractor._continue,
+    Sequence: _Extractor.sequence,
+    Parallel: _Extractor.parallel,
+    MergeQueue: _Extractor.parallel,
+    Branch: _Extractor.branch,
+    Loop: _Extractor.loop,
+    Saga: _Extractor.saga,
+    TryCatchFinally: _Extractor.try_,
+    ContinueAsNew: _Extractor.continue_,
 }

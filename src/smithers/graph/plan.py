@@ -1,12 +1,13 @@
 """Plan: a rendered tree, compiled once for scheduling.
 
 A plan belongs to the scheduler that it is given to: beside what the author wrote (which never changes) its nodes hold
-the scheduler's place in them (`cursor`, `remaining`, `is_complete`, `halted`, …). `extract` makes plans, `smithers.scheduler`
-moves through them.
+the scheduler's place in them (`cursor`, `remaining`, `is_complete`, `halted`, …). `extract` makes plans,
+`smithers.scheduler` moves through them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
@@ -17,7 +18,7 @@ from smithers.components.composites import Saga, TryCatchFinally
 from smithers.components.element import Element
 from smithers.components.flow import ContinueAsNew, Loop
 from smithers.components.outputs import Output
-from smithers.components.scope import Key
+from smithers.components.scope import Key, LoopState
 from smithers.components.task import Leaf
 
 
@@ -45,18 +46,32 @@ _WAITS = frozenset({LeafKind.APPROVAL, LeafKind.HUMAN, LeafKind.EVENT, LeafKind.
 class Region:
     """A part of the tree whose failures are handled together: the run, a try arm, a saga's action, …
 
-    After the first failure inside it nothing new starts (`halted`); once nothing runs any more, its owner reacts.
+    After the first failure inside it nothing new starts (`halted`); once nothing runs any more, its owner reacts
+    (`is_handled`). Of several failures until then the first in document order counts (`rank`), not the first in time:
+    so what happens next is a function of the node states, the same after a crash.
     """
 
-    __slots__ = ("failure", "halted", "owner", "parent", "part", "running")
+    __slots__ = ("depth", "failure", "halted", "is_handled", "owner", "parent", "part", "rank", "running")
 
     def __init__(self, owner: TryNode | SagaNode | None, part: str, parent: Region | None) -> None:
         self.owner = owner
         self.part = part
         self.parent = parent
+        self.depth: int = 0 if parent is None else parent.depth + 1
         self.halted = False
+        self.is_handled = False
         self.running = 0
         self.failure: Failure | None = None
+        self.rank = 0
+
+    def is_inside(self, outer: Region) -> bool:
+        """Whether this region is `outer` or a part of it."""
+        region: Region | None = self
+        while region is not None:
+            if region is outer:
+                return True
+            region = region.parent
+        return False
 
     def chain_halted(self) -> bool:
         """Whether this region or one around it has seen a failure, so that nothing new starts here."""
@@ -89,13 +104,23 @@ class Failure:
 class PlanNode:
     """Base of all plan nodes."""
 
-    __slots__ = ("id", "index", "is_complete", "parent")
+    __slots__ = ("id", "index", "is_complete", "open_waits", "ordinal", "parent")
 
-    def __init__(self, parent: PlanNode | None, index: int, id: str | None) -> None:
+    def __init__(self, parent: PlanNode | None, index: int, id: str | None, ordinal: int = 0) -> None:
         self.parent = parent
         self.index = index
         self.id = id
+        self.ordinal = ordinal
+        """Place in document order, where it matters: of a leaf, from 1; of others, their first leaf's."""
         self.is_complete = False
+        """Whether what comes after it may go on."""
+        self.open_waits = 0
+        """How many leaves inside were passed over while they wait (`wait_async`) and have not settled."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is complete and nothing inside waits any more."""
+        return self.is_complete and self.open_waits == 0
 
 
 class SeqNode(PlanNode):
@@ -116,7 +141,13 @@ class ParNode(PlanNode):
     __slots__ = ("active", "children", "element", "limit", "remaining", "running", "subtree_limit")
 
     def __init__(
-        self, parent: PlanNode | None, index: int, id: str | None, element: Element, limit: int | None, subtree_limit: int | None
+        self,
+        parent: PlanNode | None,
+        index: int,
+        id: str | None,
+        element: Element,
+        limit: int | None,
+        subtree_limit: int | None,
     ) -> None:
         super().__init__(parent, index, id)
         self.element = element
@@ -132,17 +163,17 @@ class ParNode(PlanNode):
 class LoopNode(PlanNode):
     """A loop at its current iteration."""
 
-    __slots__ = ("body", "element", "is_done", "iteration", "logical_id", "region")
+    __slots__ = ("body", "element", "has_ended", "iteration", "logical_id", "region")
 
     def __init__(
-        self, parent: PlanNode | None, index: int, scoped_id: str, element: Loop, iteration: int, is_done: bool, region: Region
+        self, parent: PlanNode | None, index: int, scoped_id: str, element: Loop, state: LoopState, region: Region
     ) -> None:
         super().__init__(parent, index, scoped_id)
-        self.is_done = is_done
+        self.has_ended = state.done
         self.region = region
         self.element = element
         self.logical_id = element.id
-        self.iteration = iteration
+        self.iteration = state.iteration
         self.body = SeqNode(self, 0, None, None)
 
 
@@ -182,11 +213,12 @@ class SagaNode(PlanNode):
 class ContinueNode(PlanNode):
     """ContinueAsNew: reached, it ends the run."""
 
-    __slots__ = ("element",)
+    __slots__ = ("element", "region")
 
-    def __init__(self, parent: PlanNode | None, index: int, element: ContinueAsNew) -> None:
+    def __init__(self, parent: PlanNode | None, index: int, element: ContinueAsNew, region: Region) -> None:
         super().__init__(parent, index, None)
         self.element = element
+        self.region = region
 
 
 class LeafNode(PlanNode):
@@ -199,12 +231,12 @@ class LeafNode(PlanNode):
         "group",
         "in_slot",
         "is_armed",
+        "is_passed",
         "is_quarantined",
         "key",
         "kind",
         "logical_id",
         "loops",
-        "ordinal",
         "output",
         "priority",
         "region",
@@ -214,14 +246,20 @@ class LeafNode(PlanNode):
     )
 
     def __init__(
-        self, parent: PlanNode | None, index: int, key: Key, logical_id: str, element: Leaf, kind: LeafKind, ordinal: int
+        self,
+        parent: PlanNode | None,
+        index: int,
+        key: Key,
+        logical_id: str,
+        element: Leaf,
+        kind: LeafKind,
+        ordinal: int,
     ) -> None:
-        super().__init__(parent, index, key[0])
+        super().__init__(parent, index, key[0], ordinal)
         self.key = key
         self.logical_id = logical_id
         self.element = element
         self.kind = kind
-        self.ordinal = ordinal
         self.output: Output[BaseModel] | None = None
         self.schema: type[BaseModel] | None = None
         self.priority = 0
@@ -239,6 +277,8 @@ class LeafNode(PlanNode):
         """Whether it counts as running in its groups and regions."""
         self.is_armed = False
         """Whether it has been reached and handed to the scheduler's queues."""
+        self.is_passed = False
+        """Whether what comes after it went on while it waits (`wait_async`)."""
 
     @property
     def innermost_loop(self) -> LoopNode | None:
@@ -249,6 +289,16 @@ class LeafNode(PlanNode):
     def needs_gate(self) -> bool:
         """Whether a person must agree before it runs."""
         return bool(getattr(self.element, "needs_approval", False))
+
+    @property
+    def is_tolerated(self) -> bool:
+        """Whether its failure counts as done."""
+        return self.element.continue_on_fail or self.is_quarantined
+
+    @property
+    def may_be_passed(self) -> bool:
+        """Whether what comes after it goes on while it waits for the world or for its gate."""
+        return self.element.wait_async and (self.kind.is_wait or self.needs_gate)
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.key[0]}::{self.key[1]}>"
@@ -264,9 +314,25 @@ class Plan:
     name: str
     root: SeqNode
     region: Region
-    leaves: dict[Key, LeafNode] = field(default_factory=dict)
-    """All mounted leaves, in document order. Arms and compensations that have not been entered are not mounted."""
-    homes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    leaves: dict[Key, LeafNode] = field(default_factory=dict[Key, LeafNode])
+    """All leaves, in document order; also those of arms and compensations that have not been entered."""
+    homes: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     """Logical node id to the logical ids of its loops, outermost first."""
-    loops: list[LoopNode] = field(default_factory=list)
+    loops: list[LoopNode] = field(default_factory=list[LoopNode])
     cache_by_default: bool = False
+
+
+def nodes_below(node: PlanNode) -> Iterator[PlanNode]:
+    """The node and everything inside it, in no particular order."""
+    todo = [node]
+    while todo:
+        found = todo.pop()
+        yield found
+        if isinstance(found, (SeqNode, ParNode)):
+            todo += found.children
+        elif isinstance(found, LoopNode):
+            todo.append(found.body)
+        elif isinstance(found, TryNode):
+            todo += [arm for arm in found.arms.values() if arm is not None]
+        elif isinstance(found, SagaNode):
+            todo += [*found.actions, *(undo for undo in found.compensations if undo is not None)]

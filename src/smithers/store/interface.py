@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from smithers.events import EventDraft
 from smithers.store.columns import TableDef
 
 SqlValue = None | int | float | str | bytes
@@ -44,15 +45,6 @@ class AttemptChange(NamedTuple):
     meta_json: str | None = None
     heartbeat_at_ms: int | None = None
     heartbeat_data_json: str | None = None
-
-
-class EventDraft(NamedTuple):
-    """An event before it has its number. `payload` is JSON object text without the common keys, or None."""
-
-    type: str
-    node_id: str | None = None
-    iteration: int | None = None
-    payload: str | None = None
 
 
 class OutputWrite(NamedTuple):
@@ -99,11 +91,11 @@ class Step:
     epoch: int
     frame_no: int
     now_ms: int
-    nodes: dict[tuple[str, int], NodeChange] = field(default_factory=dict)
-    attempts: list[AttemptChange] = field(default_factory=list)
-    outputs: list[OutputWrite] = field(default_factory=list)
-    events: list[EventDraft] = field(default_factory=list)
-    rows: list[tuple[str, tuple[SqlValue, ...]]] = field(default_factory=list)
+    nodes: dict[tuple[str, int], NodeChange] = field(default_factory=dict[tuple[str, int], NodeChange])
+    attempts: list[AttemptChange] = field(default_factory=list[AttemptChange])
+    outputs: list[OutputWrite] = field(default_factory=list[OutputWrite])
+    events: list[EventDraft] = field(default_factory=list[EventDraft])
+    rows: list[tuple[str, tuple[SqlValue, ...]]] = field(default_factory=list[tuple[str, tuple[SqlValue, ...]]])
     """Rarer changes: (name of a statement, its parameters)."""
     launch: NewRun | None = None
     """The run itself, when this is its first step."""
@@ -168,6 +160,7 @@ class RunRow(NamedTuple):
     cancel_requested_at_ms: int | None
     cancel_request_source: str | None
     pause_requested_at_ms: int | None
+    seen_wakeup: int
     error_json: str | None
 
 
@@ -202,18 +195,6 @@ class AttemptRow(NamedTuple):
     response_text: str | None
     cached: int | None
     meta_json: str | None
-
-
-class EventRow(NamedTuple):
-    """A stored event. `smithers.events.wire_json` makes the object that is sent of it."""
-
-    seq: int
-    timestamp_ms: int
-    frame_no: int
-    type: str
-    node_id: str | None
-    iteration: int | None
-    payload: str | None
 
 
 class ApprovalRow(NamedTuple):
@@ -345,7 +326,9 @@ class Store(Protocol):
         """
         ...
 
-    async def claim(self, run_id: str, owner: str, now_ms: int, *, expect_epoch: int, events: Sequence[EventDraft]) -> int | None:
+    async def claim(
+        self, run_id: str, owner: str, now_ms: int, *, expect_epoch: int, events: Sequence[EventDraft]
+    ) -> int | None:
         """Take a run over from the state that was read with `expect_epoch`. The new epoch, or None if somebody was faster."""
         ...
 

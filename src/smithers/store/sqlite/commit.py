@@ -13,7 +13,7 @@ import apsw
 
 from smithers.errors import LeaseLost, RunNotFound
 from smithers.store.columns import TableDef
-from smithers.store.interface import CancelRequested, Committed, LaunchedBefore, NewWakeup, Step
+from smithers.store.interface import CancelRequested, Committed, LaunchedBefore, NewWakeup, SqlValue, Step
 from smithers.store.sqlite import control
 from smithers.store.sqlite import statements as sql
 from smithers.store.sqlite.tables import insert_sql
@@ -41,7 +41,19 @@ def write_step(connection: apsw.Connection, step: Step) -> Committed:
         connection.executemany(
             sql.NODE,
             [
-                (run_id, node_id, iteration, state, attempt, now, frame, None if out is None else first_output + out, table, label, loop)
+                (
+                    run_id,
+                    node_id,
+                    iteration,
+                    state,
+                    attempt,
+                    now,
+                    frame,
+                    None if out is None else first_output + out,
+                    table,
+                    label,
+                    loop,
+                )
                 for node_id, iteration, state, attempt, table, label, loop, out in step.nodes.values()
             ],
         )
@@ -67,11 +79,11 @@ def write_step(connection: apsw.Connection, step: Step) -> Committed:
 
 
 def _write_outputs(connection: apsw.Connection, step: Step) -> None:
-    by_table: dict[TableDef, list[tuple[object, ...]]] = {}
+    by_table: dict[TableDef, list[tuple[SqlValue, ...]]] = {}
     for table, node_id, iteration, values in step.outputs:
         by_table.setdefault(table, []).append((step.run_id, node_id, iteration, *values))
     for table, rows in by_table.items():
-        connection.executemany(insert_statement(table), rows)  # type: ignore[arg-type]
+        connection.executemany(insert_statement(table), rows)
 
 
 def _write_status(connection: apsw.Connection, step: Step) -> None:
@@ -81,7 +93,9 @@ def _write_status(connection: apsw.Connection, step: Step) -> None:
         newer = connection.execute(sql.NEWER_WAKEUP, (step.run_id, step.seen_wakeup)).fetchone()
         if newer is not None:
             raise NewWakeup
-    connection.execute(sql.PARK, (status.status, status.error_json, status.is_terminal, step.now_ms, step.run_id))
+    seen = step.seen_wakeup or 0
+    connection.execute(sql.PARK, (status.status, status.error_json, status.is_terminal, step.now_ms, seen, step.run_id))
+    connection.execute(sql.SEEN_WAKEUPS, (step.run_id, 2**62 if status.is_terminal else seen))
     if status.is_terminal:
         # whoever waits for this run (a parent) reads on from here
         connection.execute(

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import apsw
 
 from smithers.errors import AlreadyDecided, InvalidInput, NodeNotFound, RunAlreadyExists, RunNotActive, RunNotFound
-from smithers.store.interface import ApprovalRow, EventDraft, HumanRow, NewRun, RunRow, StoredSignal
+from smithers.events import EventDraft
+from smithers.store.interface import ApprovalRow, HumanRow, NewRun, RunRow, StoredSignal
 from smithers.store.sqlite import reads
 from smithers.store.sqlite import statements as sql
 
@@ -85,9 +86,7 @@ def heartbeat(connection: apsw.Connection, owner: str, now_ms: int) -> set[str]:
     return {str(row[0]) for row in rows}
 
 
-def finalize_cancel(
-    connection: apsw.Connection, run_id: str, now_ms: int, fence: tuple[str, int] | None
-) -> bool:
+def finalize_cancel(connection: apsw.Connection, run_id: str, now_ms: int, fence: tuple[str, int] | None) -> bool:
     """End a run as cancelled: its open nodes, attempts, approvals, requests and timers with it.
 
     Works from what is stored, so that it is right whatever the owner had in mind. With a fence only under it, without
@@ -110,9 +109,9 @@ def finalize_cancel(
     for node_id, iteration, attempt in nodes:
         if (node_id, iteration) in timers:
             payload = json.dumps({"timerId": node_id})
-            events.append(EventDraft("TimerCancelled", str(node_id), int(iteration), payload))
+            events.append(EventDraft("TimerCancelled", str(node_id), _int(iteration), payload))
         payload = json.dumps({"attempt": attempt, "reason": "run-cancelled"})
-        events.append(EventDraft("NodeCancelled", str(node_id), int(iteration), payload))
+        events.append(EventDraft("NodeCancelled", str(node_id), _int(iteration), payload))
     connection.execute(
         "UPDATE _smithers_attempts SET state = 'cancelled', finished_at_ms = ? WHERE run_id = ? AND finished_at_ms IS NULL",
         (now_ms, run_id),
@@ -129,7 +128,8 @@ def finalize_cancel(
     events.append(EventDraft("RunCancelled"))
     events.append(EventDraft("RunStatusChanged", None, None, '{"status":"cancelled"}'))
     append_events(connection, run_id, now_ms, events)
-    connection.execute(sql.PARK, ("cancelled", None, True, now_ms, run_id))
+    connection.execute(sql.PARK, ("cancelled", None, True, now_ms, 0, run_id))
+    connection.execute(sql.SEEN_WAKEUPS, (run_id, 2**62))
     connection.execute(
         "INSERT INTO _smithers_wakeups (run_id) SELECT parent_run_id FROM _smithers_runs "
         "WHERE run_id = ? AND parent_run_id IS NOT NULL",
@@ -146,6 +146,10 @@ def finalize_cancel(
             if child.runtime_owner_id is None:
                 finalize_cancel(connection, child.run_id, now_ms, None)
     return True
+
+
+def _int(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def append_events(connection: apsw.Connection, run_id: str, now_ms: int, events: Sequence[EventDraft]) -> int:

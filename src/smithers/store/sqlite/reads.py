@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import apsw
+from apsw import Connection as Connection
 
 from smithers.errors import RunNotFound
+from smithers.events import EventRow
 from smithers.store.columns import TableDef
 from smithers.store.interface import (
     ApprovalRow,
     AttemptRow,
-    EventRow,
     FrameRow,
     HumanRow,
     Inbox,
@@ -53,7 +54,7 @@ def spec(connection: apsw.Connection, run_id: str) -> tuple[str, str]:
 
 def runs(connection: apsw.Connection, statuses: Sequence[str], limit: int, parent: str | None = None) -> list[RunRow]:
     """Runs, newest first; of these statuses if any are given, children of `parent` if it is."""
-    where, parameters = [], list[SqlValue]()
+    where, parameters = list[str](), list[SqlValue]()
     if statuses:
         where.append(f"status IN ({', '.join('?' for _ in statuses)})")
         parameters += statuses
@@ -85,7 +86,10 @@ def events(
     connection: apsw.Connection, run_id: str, after: int, limit: int, *, node_id: str | None = None
 ) -> list[EventRow]:
     """Events with a number above `after`, in order."""
-    text, parameters = f"SELECT {_EVENT} FROM _smithers_events WHERE run_id = ? AND seq > ?", list[SqlValue]([run_id, after])
+    text, parameters = (
+        f"SELECT {_EVENT} FROM _smithers_events WHERE run_id = ? AND seq > ?",
+        list[SqlValue]([run_id, after]),
+    )
     if node_id is not None:
         text += " AND node_id = ?"
         parameters.append(node_id)
@@ -109,7 +113,7 @@ def approval(connection: apsw.Connection, run_id: str, node_id: str, iteration: 
 
 def approvals(connection: apsw.Connection, run_id: str | None = None, *, only_open: bool = True) -> list[ApprovalRow]:
     """Approvals, oldest first; of one run if given."""
-    where, parameters = [], list[SqlValue]()
+    where, parameters = list[str](), list[SqlValue]()
     if run_id is not None:
         where.append("run_id = ?")
         parameters.append(run_id)
@@ -140,7 +144,7 @@ def human_request(connection: apsw.Connection, request_id: str) -> HumanRow | No
 
 def human_requests(connection: apsw.Connection, run_id: str | None = None, *, only_open: bool = True) -> list[HumanRow]:
     """Requests to people, oldest first; of one run if given."""
-    where, parameters = [], list[SqlValue]()
+    where, parameters = list[str](), list[SqlValue]()
     if run_id is not None:
         where.append("run_id = ?")
         parameters.append(run_id)
@@ -162,7 +166,8 @@ def signals(connection: apsw.Connection, run_id: str, after: int = -1) -> list[S
 def timers(connection: apsw.Connection, run_id: str) -> list[TimerRow]:
     """What a run waits for by the clock, earliest first."""
     rows = connection.execute(
-        "SELECT node_id, iteration, kind, due_at_ms FROM _smithers_timers WHERE run_id = ? ORDER BY due_at_ms", (run_id,)
+        "SELECT node_id, iteration, kind, due_at_ms FROM _smithers_timers WHERE run_id = ? ORDER BY due_at_ms",
+        (run_id,),
     )
     return [TimerRow(*row) for row in rows]
 
@@ -213,7 +218,10 @@ def column_kinds(connection: apsw.Connection, table: str) -> dict[str, str]:
 
 def wakeups(connection: apsw.Connection, after: int) -> list[tuple[int, str]]:
     """Wake-ups above an id: (id, run id)."""
-    return [(int(i), str(r)) for i, r in connection.execute("SELECT id, run_id FROM _smithers_wakeups WHERE id > ? ORDER BY id", (after,))]
+    return [
+        (int(i), str(r))
+        for i, r in connection.execute("SELECT id, run_id FROM _smithers_wakeups WHERE id > ? ORDER BY id", (after,))
+    ]
 
 
 def last_wakeup(connection: apsw.Connection) -> int:
@@ -237,6 +245,16 @@ def due_runs(connection: apsw.Connection, now_ms: int, limit: int) -> list[str]:
         "SELECT DISTINCT t.run_id FROM _smithers_timers t JOIN _smithers_runs r USING (run_id) "
         "WHERE t.due_at_ms <= ? AND r.runtime_owner_id IS NULL AND r.status LIKE 'waiting-%' LIMIT ?",
         (now_ms, limit),
+    )
+    return [str(row[0]) for row in rows]
+
+
+def moved_runs(connection: apsw.Connection, limit: int) -> list[str]:
+    """Parked runs for which something has arrived since they parked."""
+    rows = connection.execute(
+        "SELECT DISTINCT w.run_id FROM _smithers_wakeups w JOIN _smithers_runs r USING (run_id) "
+        "WHERE w.id > r.seen_wakeup AND r.runtime_owner_id IS NULL AND r.status LIKE 'waiting-%' LIMIT ?",
+        (limit,),
     )
     return [str(row[0]) for row in rows]
 

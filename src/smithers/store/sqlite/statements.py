@@ -42,9 +42,11 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 PARK: Final = """
 UPDATE _smithers_runs SET status = ?, error_json = ?, runtime_owner_id = NULL, heartbeat_at_ms = NULL,
     finished_at_ms = CASE WHEN ? THEN ? ELSE finished_at_ms END,
-    pause_requested_at_ms = NULL
+    pause_requested_at_ms = NULL, seen_wakeup = max(seen_wakeup, ?)
 WHERE run_id = ?
 """
+
+SEEN_WAKEUPS: Final = "DELETE FROM _smithers_wakeups WHERE run_id = ? AND id <= ?"
 
 NEWER_WAKEUP: Final = "SELECT 1 FROM _smithers_wakeups WHERE run_id = ? AND id > ? LIMIT 1"
 

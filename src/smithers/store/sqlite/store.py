@@ -8,11 +8,11 @@ from typing import Literal, TypeVar
 
 import apsw
 
+from smithers.events import EventDraft
 from smithers.store.columns import TableDef
 from smithers.store.interface import (
     ApprovalRow,
     Committed,
-    EventDraft,
     HumanRow,
     Inbox,
     LoadedRun,

@@ -22,6 +22,7 @@ CREATE TABLE _smithers_runs (
     cancel_requested_at_ms INTEGER,
     cancel_request_source TEXT,
     pause_requested_at_ms INTEGER,
+    seen_wakeup INTEGER NOT NULL DEFAULT 0,
     error_json TEXT
 ) STRICT, WITHOUT ROWID;
 
@@ -185,6 +186,7 @@ CREATE TABLE _smithers_cache (
 ) STRICT, WITHOUT ROWID;
 
 -- Who writes for a run without owning it leaves a row here; owners and hosts read on from the last id that they know.
+-- A parked run with a newer row than its seen_wakeup has something to do. Rows that a halting run has seen are deleted.
 CREATE TABLE _smithers_wakeups (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     run_id TEXT NOT NULL

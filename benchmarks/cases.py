@@ -1,0 +1,172 @@
+"""What is measured, who measures it, and what this project wants to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+SIZES = (100, 1_000, 10_000)
+SUBJECTS = {"smithers": "Smithers", "raw": "raw SQLite", "dbos": "DBOS", "langgraph": "LangGraph"}
+PEERS = {"dbos": ("dbos",), "langgraph": ("langgraph", "langgraph-checkpoint-sqlite")}
+"""Other engines, and the packages that they need."""
+
+Medians: TypeAlias = Mapping[str, float]
+"""The medians of one figure by subject."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A limit for this project's median; it may depend on the other subjects' medians."""
+
+    text: str
+    is_met: Callable[[Medians], bool]
+    sizes: tuple[int, ...] = ()
+    """Holds at these sizes only; empty: at all."""
+
+
+def at_most(limit: float, unit: str, *sizes: int) -> Target:
+    """The median must not be above `limit`."""
+    return Target(f"≤ {limit:g} {unit}", lambda medians: medians["smithers"] <= limit, sizes)
+
+
+def at_least(limit: float, unit: str) -> Target:
+    """The median must not be below `limit`."""
+    return Target(f"≥ {limit:,.0f} {unit}", lambda medians: medians["smithers"] >= limit)
+
+
+def beside_raw(extra: float, unit: str) -> Target:
+    """The median must not be more than `extra` above that of raw SQLite."""
+    return Target(
+        f"≤ raw + {extra:g} {unit}",
+        lambda medians: "raw" in medians and medians["smithers"] <= medians["raw"] + extra,
+    )
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a measurement, and its row in the table."""
+
+    key: str
+    title: str
+    target: Target | None = None
+    largest_only: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure: `functions` names a function of this package for each subject."""
+
+    name: str
+    title: str
+    functions: Mapping[str, str]
+    figures: tuple[Figure, ...]
+    sizes: tuple[int, ...]
+    prepare: Mapping[str, str]
+    """Functions that leave in the scratch folder what a subject's measurement needs."""
+    grows: Figure | None = None
+    """A row for the quotient of a figure at the largest and at the smallest size."""
+
+
+def _everywhere(function: str) -> dict[str, str]:
+    modules = {"smithers": "engine", "raw": "raw", "dbos": "peer_dbos", "langgraph": "peer_langgraph"}
+    return {subject: f"{module}:{function}" for subject, module in modules.items()}
+
+
+def _alone(name: str, title: str, function: str, n: int, *figures: Figure, prepare: str | None = None) -> Case:
+    """A case that only this project has."""
+    return Case(name, title, {"smithers": function}, figures, (n,), {"smithers": prepare} if prepare else {})
+
+
+def _throughput(name: str, title: str, function: str, cpu: Target, *figures: Figure) -> Case:
+    return Case(
+        name,
+        title,
+        _everywhere(function),
+        (Figure("cpu_ms", "CPU ms a task", cpu), *figures),
+        SIZES,
+        {"raw": f"raw:prepare_{function}"},
+        Figure("cpu_ms", "CPU a task, largest by smallest n", at_most(1.3, "×")),
+    )
+
+
+CASES = (
+    _throughput(
+        "chain",
+        "chain",
+        "chain",
+        at_most(0.5, "ms"),
+        Figure("wall_ms", "wall ms a task", beside_raw(0.5, "ms")),
+        Figure("kib", "database KiB a task", at_most(1.5, "KiB"), largest_only=True),
+    ),
+    _throughput(
+        "fan-out",
+        "fan-out",
+        "fan_out",
+        at_most(0.2, "ms", 1_000),
+        Figure("wall_ms", "wall ms a task"),
+        Figure("kib", "database KiB a task", largest_only=True),
+    ),
+    Case(
+        "runs",
+        "one-task runs at once",
+        _everywhere("many_runs"),
+        (Figure("runs_per_s", "runs a second", at_least(1_000, "/s")), Figure("cpu_ms", "CPU ms a run")),
+        (500,),
+        {"raw": "raw:prepare_many_runs"},
+    ),
+    _alone("import", "import smithers", "startup:package", 1, Figure("ms", "ms", at_most(150, "ms"))),
+    _alone("module", "import of a workflow module", "startup:module", 1, Figure("ms", "ms")),
+    _alone("up", "`smithers up`, one task", "startup:command_line", 1, Figure("s", "wall s", at_most(0.6, "s"))),
+    _alone(
+        "parked",
+        "parked runs",
+        "waiting:parked",
+        10_000,
+        Figure("rss_mb", "MB of memory added", at_most(20, "MB")),
+        Figure("runs_per_s", "launched a second"),
+    ),
+    _alone(
+        "notice",
+        "decision elsewhere → next task, active run",
+        "waiting:active",
+        200,
+        Figure("p50_ms", "p50 ms", at_most(50, "ms")),
+        Figure("p99_ms", "p99 ms", at_most(50, "ms")),
+    ),
+    _alone(
+        "wake",
+        "decision elsewhere → next task, parked run",
+        "waiting:woken",
+        200,
+        Figure("p50_ms", "p50 ms", at_most(50, "ms")),
+        Figure("p99_ms", "p99 ms", at_most(50, "ms")),
+    ),
+    _alone(
+        "loop",
+        "loop of n iterations",
+        "engine:loop",
+        1_000,
+        Figure("first_ms", "CPU ms an iteration, first quarter"),
+        Figure("last_ms", "CPU ms an iteration, last quarter"),
+        Figure("growth", "last quarter by first", at_most(1.3, "×")),
+    ),
+    _alone(
+        "reading",
+        "fan-out whose render reads all rows",
+        "engine:reading",
+        1_000,
+        Figure("cpu_ms", "CPU ms a task"),
+        Figure("wall_ms", "wall ms a task"),
+        Figure("renders", "renders"),
+    ),
+    _alone(
+        "resume",
+        "resume of a chain, half finished",
+        "engine:resume",
+        10_000,
+        Figure("wall_s", "s to the first new task"),
+        Figure("cpu_s", "CPU s to the first new task"),
+        prepare="engine:prepare_resume",
+    ),
+)

@@ -1,0 +1,244 @@
+"""The workflow that is killed, what it asks of the world, and the record that its tasks keep of having run.
+
+Every execution appends a synced line to a file beside the database, so that the tests can count what really ran, whatever the
+database says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel
+
+from smithers.components.composites import Saga, SagaStep, Subflow, TryCatchFinally
+from smithers.components.context import Context
+from smithers.components.flow import ContinueAsNew, Loop, Parallel, Workflow
+from smithers.components.gates import Approval
+from smithers.components.task import RetryPolicy, Task
+from smithers.components.waits import Timer, WaitForEvent
+from smithers.components.workflow import SmithersWorkflow, create_smithers
+from smithers.control.caller import Caller
+from smithers.control.control import Control
+from smithers.engine.runtime import task_runtime
+from smithers.errors import AlreadyDecided
+from smithers.store import open_store
+from smithers.store.sqlite import reads
+
+RUN = "book"
+DATABASE = "runs.db"
+EXECUTIONS = "executions.jsonl"
+FAILURES = 2
+"""How often the flaky task fails before it succeeds."""
+
+
+class Mark(BaseModel):
+    """What a task leaves behind."""
+
+    by: str
+    n: int = 0
+
+
+class Verdict(BaseModel):
+    """A decision, without its time."""
+
+    approved: bool
+    note: str | None = None
+    decided_by: str | None = None
+
+
+class Word(BaseModel):
+    """A signal's payload."""
+
+    text: str
+
+
+smithers, outputs = create_smithers({"mark": Mark, "verdict": Verdict, "word": Word})
+in_chapter, chapter_outputs = create_smithers({"output": Mark})
+
+
+class Execution(NamedTuple):
+    """One line of the record: an attempt that really ran, and where."""
+
+    run_id: str
+    node_id: str
+    iteration: int
+    attempt: int
+    pid: int
+
+
+def executions(folder: Path) -> list[Execution]:
+    """Every execution so far, in order."""
+    path = folder / EXECUTIONS
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Execution(*json.loads(line)) for line in lines]
+
+
+def append_line(path: Path, text: str) -> None:
+    """Append a line that survives whatever happens next. One write, so that lines of several processes do not mix."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, text.encode() + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def record_execution() -> Execution:
+    """Note that the current task runs."""
+    runtime = task_runtime()
+    found = Execution(runtime.run_id, runtime.node_id, runtime.iteration, runtime.attempt, os.getpid())
+    append_line(runtime.root_dir / EXECUTIONS, json.dumps(found))
+    return found
+
+
+def work(id: str, *, fails: bool = False) -> Task:
+    """A task that records its execution, gives the loop a chance to do something else, and succeeds or fails."""
+
+    async def run() -> Mark:
+        found = record_execution()
+        await asyncio.sleep(0)
+        if fails:
+            raise ValueError(f"{id} fails")
+        return Mark(by=id, n=found.iteration)
+
+    return Task(id, output=Mark)[run]
+
+
+def threaded(id: str) -> Task:
+    """The same, on a thread."""
+
+    def run() -> Mark:
+        return Mark(by=id, n=record_execution().iteration)
+
+    return Task(id, output=Mark)[run]
+
+
+def chapter_work(id: str, output: object) -> Task:
+    """A task of the child workflow."""
+    del output
+    return Task(id, output=chapter_outputs.output)[_chapter_mark]
+
+
+async def _chapter_mark() -> Mark:
+    found = record_execution()
+    return Mark(by=found.node_id)
+
+
+async def _flaky() -> Mark:
+    """Fails until so many failures are on record. An interrupted attempt is none, and must not cost a retry."""
+    found = record_execution()
+    store = open_store(task_runtime().root_dir / DATABASE, create=False)
+    try:
+        attempts = await store.aread(lambda c: reads.attempts(c, found.run_id, found.node_id))
+    finally:
+        store.close()
+    failed = sum(attempt.state == "failed" for attempt in attempts)
+    if failed < FAILURES:
+        raise ConnectionError(f"failure {failed + 1}")
+    return Mark(by="flaky", n=failed)
+
+
+def _rescue(error: Mapping[str, object]) -> Task:
+    assert error["nodeId"] == "risky"
+    return work("rescue")
+
+
+@in_chapter
+def chapter(ctx: Context[dict[str, object]]) -> Workflow:
+    """A child that goes on as a new run, and rests between its two tasks."""
+    if ctx.continuation is None:
+        return Workflow("chapter")[chapter_work("draft-chapter", None), ContinueAsNew({"drafted": True})]
+    return Workflow("chapter")[Timer("chapter-rest", duration="5ms"), chapter_work("print-chapter", None)]
+
+
+@smithers
+def mixed(ctx: Context[dict[str, object]]) -> Workflow:
+    """A little of everything; ends as a second run, which has a child run."""
+    if ctx.continuation is not None:
+        return Workflow("mixed")[
+            work("epilogue"),
+            Subflow("chapter", workflow=chapter, output=Mark),
+            work("end"),
+        ]
+    reviews = [mark for mark in ctx.outputs(Mark) if mark.by == "review"]
+    return Workflow("mixed")[
+        work("plan"),
+        work("outline"),
+        Parallel("scans", max_concurrency=2)[[work(f"scan-{i}") for i in range(3)], threaded("scan-in-thread")],
+        Task("flaky", output=Mark, retries=FAILURES, retry_policy=RetryPolicy("fixed", 3))[_flaky],
+        Loop("drafts", until=len(reviews) >= 2, max_iterations=4)[work("write"), work("review")],
+        Loop("parts", max_iterations=2)[work("open"), Loop("pages", max_iterations=2)[work("page")]],
+        WaitForEvent("early", event="early", output=Word),
+        Parallel("gate")[
+            Approval("ship", output=Verdict, request={"title": "Ship it?"}),
+            threaded("meanwhile"),
+        ],
+        WaitForEvent("late", event="late", output=Word),
+        Timer("rest", duration="5ms"),
+        TryCatchFinally("attempt", try_=work("risky", fails=True), catch=_rescue, finally_=work("cleanup")),
+        Saga("trip")[
+            SagaStep("flight", compensation=work("return-flight"))[work("book-flight")],
+            SagaStep("hotel", compensation=work("return-hotel"))[work("book-hotel", fails=True)],
+        ],
+        ContinueAsNew({"reviews": len(reviews)}, carry=[outputs.verdict]),
+    ]
+
+
+@smithers
+def doomed(ctx: Context[dict[str, object]]) -> Workflow:
+    """Waits in every way at once, until it is cancelled."""
+    return Workflow("doomed")[
+        work("plan"),
+        Parallel("waits")[
+            Approval("ship", output=Verdict, request={"title": "Ship it?"}),
+            WaitForEvent("never", event="never", output=Word),
+            Timer("long", duration="1h"),
+            Subflow("chapter", workflow=doomed_chapter, output=Mark),
+        ],
+        work("unreachable"),
+    ]
+
+
+@in_chapter
+def doomed_chapter(ctx: Context[dict[str, object]]) -> Workflow:
+    """Waits for ever."""
+    return Workflow("doomed-chapter")[
+        chapter_work("draft-chapter", None),
+        Timer("chapter-rest", duration="1h"),
+        chapter_work("print-chapter", None),
+    ]
+
+
+WORKFLOWS: dict[str, SmithersWorkflow] = {"mixed": mixed, "doomed": doomed}
+
+IN_ORDER = ("plan", "outline", "flaky", "write", "open", "early", "ship", "late", "rest", "risky", "rescue", "cleanup")
+"""Nodes of `mixed` that finish (or fail) one after the other."""
+
+
+async def answer(control: Control, run_id: str, done: list[str]) -> None:
+    """Give a run of `mixed` what it asks for, as far as it does not have it; note what was acknowledged.
+
+    The signal `early` is sent before anybody waits for it, `late` once somebody does.
+    """
+    store = control.store
+    row = await control.run(run_id)
+    names = {signal.signal_name for signal in await store.aread(lambda c: reads.signals(c, run_id))}
+    wanted = ["early"] + (["late"] if row.status == "waiting-event" else [])
+    for name in wanted:
+        if name not in names:
+            await control.signal(run_id, name, {"text": name}, idempotency_key=name)
+            done.append(f"signal {name}")
+    for approval in await control.open_approvals(run_id):
+        try:
+            await control.decide(run_id, approval.node_id, approved=True, caller=PERSON, note="go")
+        except AlreadyDecided:
+            continue
+        done.append(f"decision {approval.node_id}")
+
+
+PERSON = Caller(user="reviewer")
