@@ -55,7 +55,9 @@ def missing_packages() -> dict[str, str]:
             try:
                 version(package)
             except PackageNotFoundError:
-                found[subject] = f"skipped: {SUBJECTS[subject]} ({package} is not installed here; see ./scripts/bench)"
+                found.setdefault(
+                    subject, f"skipped: {SUBJECTS[subject]} ({package} is not installed here; see ./scripts/bench)"
+                )
     return found
 
 
@@ -102,7 +104,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     names = [case.name for case in CASES]
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of {', '.join(names)}; all of them by default")
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="tasks of a chain and a fan-out (%(default)s)")
+    parser.add_argument(
+        "--sizes", default=",".join(map(str, SIZES)), help="tasks of a chain and a fan-out (%(default)s)"
+    )
     parser.add_argument("--repeats", type=int, default=5, help="fresh processes for each figure (%(default)s)")
     parser.add_argument("--subjects", default=",".join(SUBJECTS), help="whom to measure (%(default)s)")
     parser.add_argument("--peers-up-to", type=int, default=1_000, help="largest size for other engines (%(default)s)")

@@ -116,8 +116,17 @@ CASES = (
         {"raw": "raw:prepare_many_runs"},
     ),
     _alone("import", "import smithers", "startup:package", 1, Figure("ms", "ms", at_most(150, "ms"))),
-    _alone("module", "import of a workflow module", "startup:module", 1, Figure("ms", "ms")),
-    _alone("up", "`smithers up`, one task", "startup:command_line", 1, Figure("s", "wall s", at_most(0.6, "s"))),
+    _alone(
+        "module", "import of a workflow module", "startup:module", 1, Figure("ms", "ms"), Figure("cpu_ms", "CPU ms")
+    ),
+    _alone(
+        "up",
+        "`smithers up`, one task",
+        "startup:command_line",
+        1,
+        Figure("s", "wall s", at_most(0.6, "s")),
+        Figure("cpu_s", "CPU s"),
+    ),
     _alone(
         "parked",
         "parked runs",

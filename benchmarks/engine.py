@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar, cast
 from uuid import uuid4
 
 from benchmarks import workflows
@@ -14,6 +15,7 @@ from benchmarks.meter import Meter, kib_per_task, rounds_of
 from benchmarks.workflows import progress
 from smithers import SmithersWorkflow, close_engines, run_workflow
 
+T = TypeVar("T")
 WARM_TASKS = 20
 
 
@@ -131,9 +133,7 @@ def resume(n: int, scratch: Path) -> dict[str, float]:
         await warm_up(fresh_database(scratch))
         progress.stop_after = 0
         begun, cpu = time.perf_counter(), time.process_time()
-        running = asyncio.ensure_future(
-            run_workflow(workflows.stopping_chain, run_id="half", resume=True, db=database)
-        )
+        running = asyncio.ensure_future(run_workflow(workflows.stopping_chain, run_id="half", resume=True, db=database))
         await first_of(running, progress.at_stop.wait)
         found = {"wall_s": time.perf_counter() - begun, "cpu_s": time.process_time() - cpu}
         await close_engines()
@@ -143,11 +143,12 @@ def resume(n: int, scratch: Path) -> dict[str, float]:
     return asyncio.run(main())
 
 
-async def first_of(running: asyncio.Future[object], event: Callable[[], Awaitable[object]]) -> None:
+async def first_of(running: asyncio.Future[T], event: Callable[[], Awaitable[object]]) -> None:
     """Wait for an event of a run that must not end before."""
     waiting = asyncio.ensure_future(event())
-    await asyncio.wait([running, waiting], return_when=asyncio.FIRST_COMPLETED)
-    if running.done():
+    both = cast("list[asyncio.Future[object]]", [running, waiting])
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    if not waiting.done():
         waiting.cancel()
         raise AssertionError(f"the run ended: {running.result()}")
 

@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, untyped-decorator"
 """DBOS on SQLite, with WAL and `synchronous=FULL`: trivial async steps in async workflows."""
 
 from __future__ import annotations

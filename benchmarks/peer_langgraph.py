@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-not-found, untyped-decorator"
 """LangGraph with `SqliteSaver` (WAL, `synchronous=FULL`) and `durability="sync"`: trivial nodes over a small state."""
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def _config(n: int) -> dict[str, object]:
     return {"configurable": {"thread_id": uuid4().hex}, "recursion_limit": n + 10}
 
 
-def _measure(graph: Any, n: int, scratch: Path, work: Callable[[Any], dict[str, float]]) -> tuple[dict[str, float], Path]:
+def _measure(
+    graph: Any, n: int, scratch: Path, work: Callable[[Any], dict[str, float]]
+) -> tuple[dict[str, float], Path]:
     database = scratch / f"langgraph-{uuid4().hex}.db"
     with SqliteSaver.from_conn_string(str(database)) as saver:
         saver.setup()

@@ -41,7 +41,7 @@ def _record(name: str, scratch: Path, work: Callable[[Path], Awaitable[None]]) -
             return True
 
         def begin_tape(connection: apsw.Connection) -> None:
-            connection.exec_trace = trace  # type: ignore[assignment] - the store binds tuples only
+            connection.exec_trace = trace  # type: ignore[assignment]  # the store binds tuples only
 
         store = shared_engine(str(database)).store
         await store.ensure_tables(shared_engine(str(database)).tables(workflows.chain))

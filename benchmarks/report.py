@@ -24,7 +24,7 @@ class Line:
     title: str
     n: str
     figure: Figure
-    values: dict[str, list[float]] = field(default_factory=dict)
+    values: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
     @property
     def medians(self) -> Medians:

@@ -38,6 +38,7 @@ class Progress:
     def __init__(self) -> None:
         self.cpu: list[float] = []
         self.begun_ns: dict[str, int] = {}
+        self.has_begun = asyncio.Event()
         self.calls = 0
         self.stop_after: int | None = None
         self.at_stop = asyncio.Event()
@@ -86,7 +87,7 @@ def fan_out(ctx: Ctx) -> Workflow:
 def reading_fan_out(ctx: Ctx) -> Workflow:
     """All tasks at once, under a render that looks at every result."""
     progress.renders += 1
-    results = ctx.outputs(outputs.number)
+    results = ctx.outputs(Number)
     tasks = [Task(f"t{i}", output=outputs.number)[trivial] for i in range(size_of(ctx))]
     return Workflow("reading-fan-out")[
         Parallel[tasks],
@@ -98,7 +99,7 @@ def reading_fan_out(ctx: Ctx) -> Workflow:
 def countdown(ctx: Ctx) -> Workflow:
     """A loop that goes on until its last row says so."""
     n = size_of(ctx)
-    last = ctx.latest(outputs.number, "step")
+    last = ctx.latest(Number, "step")
     return Workflow("countdown")[
         Loop("again", until=last is not None and last.n >= n, max_iterations=n + 1)[
             Task("step", output=outputs.number)[counted]
@@ -123,6 +124,7 @@ def noting(name: str) -> Callable[[], Awaitable[Number]]:
 
     async def note() -> Number:
         progress.begun_ns[name] = time.monotonic_ns()
+        progress.has_begun.set()
         return Number(n=1)
 
     return note

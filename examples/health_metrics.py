@@ -8,7 +8,7 @@ import tokenize
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from pydantic import BaseModel
 
@@ -190,10 +190,17 @@ def _blocks(tree: ast.Module) -> Iterator[Block]:
         if isinstance(node, ast.Module | ast.ClassDef):
             continue
         for name in ("body", "orelse", "finalbody"):
-            body = getattr(node, name, None)
-            if not isinstance(body, list) or not body:
+            given: object = getattr(node, name, None)
+            if not isinstance(given, list) or not given:
                 continue
+            body = list(cast("list[ast.stmt]", given))
+            if isinstance(node, _SCOPES) and len(body) > 1 and _is_text(body[0]):
+                del body[0]  # the docstring may differ
             start, end = body[0].lineno, body[-1].end_lineno or body[-1].lineno
             if end - start + 1 >= MIN_BLOCK_LINES and len(body) > 1:
                 text = "\n".join(ast.dump(statement) for statement in body)
                 yield Block(digest=sha256(text.encode(errors="replace")).hexdigest()[:16], line=start, end=end)
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -1,7 +1,9 @@
 """Releases a Python package to a registry that is a folder, and takes everything back if a step fails.
 
-    smithers up examples/release.py --input '{"version": "1.4.2", "bump": "minor"}'
-    smithers up examples/release.py --input '{"fail_at": "announce"}'     # see it take back what it did
+    smithers up examples/release.py --input '{"version": "1.4.2", "bump": "minor"}' --wait
+    smithers up examples/release.py --input '{"fail_at": "announce"}' --wait    # see it take back what it did
+
+Without `--wait` the command ends at the soak, which is a timer, and `smithers resume` goes on after it.
 
 The package's sources are written to a temporary folder first, so that the example needs nothing. Archives are built and
 checks run at the same time; a person agrees (`"ask": true`) or the checks alone decide; then tag, publication and, after

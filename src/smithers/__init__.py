@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from smithers.components.waits import WaitForEvent as WaitForEvent
     from smithers.components.workflow import SmithersWorkflow as SmithersWorkflow
     from smithers.components.workflow import create_smithers as create_smithers
+    from smithers.control.adapter import SmithersDb as SmithersDb
+    from smithers.control.webhooks import WebhookSource as WebhookSource
     from smithers.engine.engine import Engine as Engine
     from smithers.engine.loading import load_workflow as load_workflow
     from smithers.engine.result import RunResult as RunResult
@@ -51,7 +53,16 @@ if TYPE_CHECKING:
     from smithers.engine.runtime import task_runtime as task_runtime
     from smithers.errors import SmithersError as SmithersError
     from smithers.scheduler.states import RunStatus as RunStatus
+    from smithers.serve.app import create_serve_app as create_serve_app
+    from smithers.server.start import start_server as start_server
     from smithers.settings import Settings as Settings
+    from smithers.tools.builtins import bash as bash
+    from smithers.tools.builtins import edit as edit
+    from smithers.tools.builtins import grep as grep
+    from smithers.tools.builtins import read as read
+    from smithers.tools.builtins import tools as tools
+    from smithers.tools.builtins import write as write
+    from smithers.tools.define import define_tool as define_tool
 
 _HOMES = {
     "agents.command": ("CommandAgent",),
@@ -75,6 +86,8 @@ _HOMES = {
     "components.task": ("CachePolicy", "RetryPolicy", "Task"),
     "components.waits": ("Signal", "Timer", "WaitForEvent"),
     "components.workflow": ("SmithersWorkflow", "create_smithers"),
+    "control.adapter": ("SmithersDb",),
+    "control.webhooks": ("WebhookSource",),
     "engine.engine": ("Engine",),
     "engine.loading": ("load_workflow",),
     "engine.result": ("RunResult",),
@@ -82,7 +95,10 @@ _HOMES = {
     "engine.runtime": ("task_runtime",),
     "errors": ("SmithersError",),
     "scheduler.states": ("RunStatus",),
+    "serve.app": ("create_serve_app",),
+    "server.start": ("start_server",),
     "settings": ("Settings",),
+    "tools": ("bash", "define_tool", "edit", "grep", "read", "write"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -112,6 +128,7 @@ __all__ = [  # spelled out for type checkers; `tests/unit/test_package.py` holds
     "Sequence",
     "Settings",
     "Signal",
+    "SmithersDb",
     "SmithersError",
     "SmithersWorkflow",
     "Subflow",
@@ -119,17 +136,26 @@ __all__ = [  # spelled out for type checkers; `tests/unit/test_package.py` holds
     "Timer",
     "TryCatchFinally",
     "WaitForEvent",
+    "WebhookSource",
     "Workflow",
+    "bash",
     "close_engines",
     "continue_as_new",
+    "create_serve_app",
     "create_smithers",
+    "define_tool",
+    "edit",
+    "grep",
     "load_workflow",
     "openai_compatible",
+    "read",
     "run_workflow",
     "run_workflow_sync",
+    "start_server",
     "task_runtime",
     "use_ctx",
     "use_patched",
+    "write",
 ]
 __version__ = "0.1.0"
 

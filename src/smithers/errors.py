@@ -9,6 +9,7 @@
     ├── OwnershipError           another process owns the run, or took it over
     ├── TaskError                one attempt of a task failed; says whether another try can help
     ├── AgentError               what an agent or its provider answered
+    ├── ToolError                what a tool could not do
     └── StorageError             the database refused
 
 Codes are part of the wire contract. `error_object` turns any exception into the persisted form and cannot fail.
@@ -430,6 +431,166 @@ class ProcessSpawnFailed(AgentError):
     """An external program could not be started: not found, not executable, or its folder is missing."""
 
     code, retryable = "PROCESS_SPAWN_FAILED", False
+
+
+# ── requests over HTTP ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class RequestError(SmithersError):
+    """A request over HTTP cannot be answered as it was made."""
+
+    code, status, retryable = "INVALID_REQUEST", 400, False
+
+
+class InvalidRequest(RequestError):
+    """A field, parameter or header of a request does not fit; the message names it."""
+
+
+class InvalidJson(RequestError):
+    """A request's body is not JSON."""
+
+    code = "INVALID_JSON"
+
+
+class RunIdRequired(RequestError):
+    """A run is to be resumed, and none is named."""
+
+    code = "RUN_ID_REQUIRED"
+
+
+class DbNotConfigured(RequestError):
+    """The server was started without a database of its own, which this route needs."""
+
+    code = "DB_NOT_CONFIGURED"
+
+
+class Unauthorized(RequestError):
+    """A request carries no valid token or signature."""
+
+    code, status = "UNAUTHORIZED", 401
+
+
+class HostForbidden(RequestError):
+    """A server without a token answers only requests that are addressed to, and come from, this machine."""
+
+    code, status = "FORBIDDEN", 403
+
+
+class NotFound(RequestError):
+    """There is nothing at this path."""
+
+    code, status = "NOT_FOUND", 404
+
+
+class StateConflict(RequestError):
+    """The request fits, but not the state that its object is in."""
+
+    status = 409
+
+
+class PayloadTooLarge(RequestError):
+    """A request's body is larger than the server takes."""
+
+    code, status = "PAYLOAD_TOO_LARGE", 413
+
+
+class QueueFull(RequestError):
+    """Too many accepted requests wait to be worked off."""
+
+    code, status, retryable = "SERVER_ERROR", 503, True
+
+
+class ServerInsecureBind(RequestError):
+    """A server without a token was to listen beyond this machine."""
+
+    code = "SERVER_INSECURE_BIND"
+
+
+class ServerIntegrationsRequireDb(RequestError):
+    """Webhooks were configured for a server without a database of its own."""
+
+    code = "SERVER_INTEGRATIONS_REQUIRE_DB"
+
+
+# ── tools ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class ToolError(SmithersError):
+    """A tool could not do what it was asked for. An agent sees it as the tool's answer; a compute task fails with it."""
+
+    code, status = "TOOL_COMMAND_FAILED", 422
+
+
+class ToolPathInvalid(ToolError):
+    """A path is empty, not text, or holds characters that no path can have."""
+
+    code, status, retryable = "TOOL_PATH_INVALID", 400, False
+
+
+class ToolPathEscape(ToolError):
+    """A path leads out of the tool's root folder, by its text or through a symbolic link."""
+
+    code, status, retryable = "TOOL_PATH_ESCAPE", 403, False
+
+
+class ToolFileUnavailable(ToolError):
+    """A file cannot be opened: it is missing, not a regular file, or its permissions forbid it."""
+
+    code, status = "TOOL_FILE_UNAVAILABLE", 404
+
+
+class ToolFileTooLarge(ToolError):
+    """A file has more bytes than the tools may handle at once."""
+
+    code, status, retryable = "TOOL_FILE_TOO_LARGE", 413, False
+
+
+class ToolContentTooLarge(ToolError):
+    """What is to be written has more bytes than the tools may handle at once."""
+
+    code, status, retryable = "TOOL_CONTENT_TOO_LARGE", 413, False
+
+
+class ToolPatchTooLarge(ToolError):
+    """A patch has more bytes than the tools may handle at once."""
+
+    code, status, retryable = "TOOL_PATCH_TOO_LARGE", 413, False
+
+
+class ToolPatchFailed(ToolError):
+    """A patch is not a unified diff of one file, or does not fit the file; nothing was changed."""
+
+    code, status = "TOOL_PATCH_FAILED", 409
+
+
+class ToolGrepFailed(ToolError):
+    """A search could not be carried out, for instance because its pattern is no regular expression."""
+
+    code = "TOOL_GREP_FAILED"
+
+
+class ToolCommandFailed(ToolError):
+    """A command ended with another exit code than 0, or was not found (127)."""
+
+    code = "TOOL_COMMAND_FAILED"
+
+
+class ToolNetworkDisabled(ToolError):
+    """A command would need the network, which is off."""
+
+    code, status, retryable = "TOOL_NETWORK_DISABLED", 403, False
+
+
+class ToolGitRemoteDisabled(ToolError):
+    """A git command would talk to a remote repository while the network is off."""
+
+    code, status, retryable = "TOOL_GIT_REMOTE_DISABLED", 403, False
+
+
+class ToolSandboxUnavailable(ToolError):
+    """This machine cannot enforce the isolation that commands must run in, so nothing was run."""
+
+    code, status, retryable = "TOOL_SANDBOX_UNAVAILABLE", 503, False
 
 
 # ── storage ────────────────────────────────────────────────────────────────────────────────────────────────────────

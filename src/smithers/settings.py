@@ -26,6 +26,9 @@ class Settings:
         busy_timeout_s: how long to wait for another process's write, in seconds.
         root_dir: the folder that tasks work in; the current one by default.
         db: the database that the command line works on; found from the current folder by default.
+        api_key: the token of HTTP servers that are given none.
+        server_trusts_any_host: whether `start_server` without a token answers requests for and from other hosts.
+        serve_trusts_any_host: the same for `create_serve_app`.
         has_color: whether the command line may colour what it writes to a terminal.
     """
 
@@ -37,12 +40,16 @@ class Settings:
     busy_timeout_s: float = 30.0
     root_dir: Path | None = None
     db: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    server_trusts_any_host: bool = False
+    serve_trusts_any_host: bool = False
     has_color: bool = True
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Settings from `SMITHERS_MAX_AGENTS`, `SMITHERS_SYNC_THREADS`, `SMITHERS_LEASE_MS`, `SMITHERS_HEARTBEAT_MS`,
-        `SMITHERS_DURABILITY`, `SMITHERS_BUSY_TIMEOUT_S`, `SMITHERS_DB`, and `NO_COLOR` and `TERM` as terminals
+        `SMITHERS_DURABILITY`, `SMITHERS_BUSY_TIMEOUT_S`, `SMITHERS_DB`, `SMITHERS_API_KEY`,
+        `SMITHERS_SERVER_TRUST_ANY_HOST`, `SMITHERS_SERVE_TRUST_ANY_HOST`, and `NO_COLOR` and `TERM` as terminals
         have them; defaults for what is not set or not a number."""
         env = os.environ if environ is None else environ
         return cls(
@@ -53,6 +60,9 @@ class Settings:
             durability="normal" if env.get("SMITHERS_DURABILITY") == "normal" else "full",
             busy_timeout_s=_number(env, "SMITHERS_BUSY_TIMEOUT_S", 30),
             db=env.get("SMITHERS_DB") or None,
+            api_key=env.get("SMITHERS_API_KEY") or None,
+            server_trusts_any_host=_is_on(env, "SMITHERS_SERVER_TRUST_ANY_HOST"),
+            serve_trusts_any_host=_is_on(env, "SMITHERS_SERVE_TRUST_ANY_HOST"),
             has_color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
         )
 
@@ -60,3 +70,7 @@ class Settings:
 def _number(env: Mapping[str, str], name: str, default: int) -> int:
     text = env.get(name, "")
     return int(text) if text.isdigit() and int(text) > 0 else default
+
+
+def _is_on(env: Mapping[str, str], name: str) -> bool:
+    return env.get(name, "").strip().lower() in ("1", "true")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -76,6 +76,16 @@ def read_duration(text: str, flag: str, unit: str = "s") -> int:
     if found is None:
         raise InvalidInput(f"{flag}: {text!r} is not a duration; write 500ms, 10s, 5m or 2h")
     return round(float(found[1]) * _UNITS[found[2] or unit])
+
+
+def as_object(value: object) -> Mapping[str, object]:
+    """`value` if it is a JSON object, else an empty one."""
+    return cast("Mapping[str, object]", value) if isinstance(value, Mapping) else {}
+
+
+def as_list(value: object) -> list[object]:
+    """`value` if it is a JSON list, else an empty one."""
+    return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def positive(value: int | None, flag: str) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,7 +65,7 @@ def find_database(settings: Settings) -> str:
 
 
 @contextmanager
-def open_control(common: Common) -> Iterator[Control]:
+def open_control(common: Common) -> Generator[Control]:
     """Control over the runs of the database that is meant. Raises `StoreNotFound` or another `StorageError`."""
     db = find_database(common.settings)
     from smithers.control.control import Control

@@ -58,6 +58,11 @@ class Output:
         """Write a line to stdout. Raises BrokenPipeError when nobody reads any more."""
         self._write(sys.stdout, text)
 
+    def clear(self) -> None:
+        """Empty the screen before something is shown anew; in a pipe, leave a blank line."""
+        if self.is_text:
+            self.line("\x1b[H\x1b[2J\x1b[3J" if self.is_terminal else "")
+
     def note(self, text: str) -> None:
         """Write a line for a person to stderr."""
         self._write(sys.stderr, text)
@@ -103,7 +108,9 @@ class Output:
         if self.is_text:
             at = error.details.get("at")
             place = f" ({at})" if isinstance(at, str) and at not in error.summary else ""
-            self.note(f"{self.style('error', 'red')}: {printable(error.summary)}{printable(place)} [{error.error_code}]")
+            self.note(
+                f"{self.style('error', 'red')}: {printable(error.summary)}{printable(place)} [{error.error_code}]"
+            )
             return
         body: dict[str, object] = {"code": error.error_code, "message": error.summary, "details": error.details}
         self.document({"ok": False, "error": body})

@@ -106,6 +106,14 @@ class Element(metaclass=ElementType):
         raise TypeError(f"{self!r} is one element; put it in brackets to make it a child")
 
 
+def sole(children: Children) -> Children:
+    """The one thing in the brackets, also behind the trailing comma that formatters add: `Task(…)[work,]`."""
+    if isinstance(children, tuple):
+        found = cast("tuple[object, ...]", children)
+        return found[0] if len(found) == 1 else found
+    return children
+
+
 def flatten(owner: Element, children: Children) -> tuple[Element, ...]:
     """The children as a flat tuple; None and False add nothing. Raises `InvalidElement` for anything else."""
     if _is_flat(children):

@@ -17,7 +17,7 @@ from smithers.components.checks import (
     is_list,
     shown,
 )
-from smithers.components.element import Children, Element, flatten
+from smithers.components.element import Children, Element, flatten, sole
 from smithers.components.outputs import OutputLike
 from smithers.components.task import Leaf
 from smithers.errors import ApprovalOptionsRequired, InvalidElement, TaskEmptyPrompt
@@ -129,8 +129,9 @@ class Approval(Leaf):
 
     def __getitem__(self, children: Children) -> Self:
         """This approval with a title (a string) or with children that are mounted once it is approved."""
-        if isinstance(children, str):
-            return self._replace(request={"title": children, **self.request})
+        title = sole(children)
+        if isinstance(title, str):
+            return self._replace(request={"title": title, **self.request})
         return self._replace(children=flatten(self, children))
 
 
@@ -191,9 +192,10 @@ class HumanTask(Leaf):
 
     def __getitem__(self, children: Children) -> Self:
         """This task with this prompt."""
-        if not isinstance(children, str) or not children.strip():
-            raise TaskEmptyPrompt(f"{self!r} takes its prompt as a non-empty string, not {shown(children)}")
-        return self._replace(prompt=children)
+        prompt = sole(children)
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise TaskEmptyPrompt(f"{self!r} takes its prompt as a non-empty string, not {shown(prompt)}")
+        return self._replace(prompt=prompt)
 
 
 def ApprovalGate(

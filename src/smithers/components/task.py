@@ -21,7 +21,7 @@ from smithers.components.checks import (
     shown,
     snapshot,
 )
-from smithers.components.element import Children, Element, ElementType
+from smithers.components.element import Children, Element, ElementType, sole
 from smithers.components.outputs import OutputLike
 from smithers.errors import AuthoringError, InvalidElement, TaskIdRequired, TaskMissingOutput
 
@@ -293,7 +293,8 @@ class Task(Leaf):
 
     def __getitem__(self, children: Children) -> Self:
         """This task with this work: a prompt, a callable, or a static value."""
-        return self._replace(child=children if isinstance(children, str) else _work(self, children))
+        child = sole(children)
+        return self._replace(child=child if isinstance(child, str) else _work(self, child))
 
 
 def _chain(where: str, agent: object, fallback: object) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, Self, cast
 from pydantic import BaseModel
 
 from smithers.components.checks import MAX_DURATION_MS, checked_choice, checked_flag, shown
-from smithers.components.element import Children, Element, ElementType, flatten
+from smithers.components.element import Children, Element, ElementType, flatten, sole
 from smithers.components.outputs import OutputLike
 from smithers.components.task import Leaf
 from smithers.errors import InvalidElement
@@ -159,8 +159,9 @@ class Signal(WaitForEvent):
 
     def __getitem__(self, children: Children) -> Self:
         """This signal with children, or with a function from the arrived row to children."""
-        if callable(children) and not isinstance(children, (Element, ElementType)):
-            return self._replace(then=children)
+        then = sole(children)
+        if callable(then) and not isinstance(then, (Element, ElementType)):
+            return self._replace(then=then)
         return self._replace(then=flatten(self, children))
 
     def mount(self, row: BaseModel) -> tuple[Element, ...]:

@@ -222,10 +222,28 @@ class Control:
 
     async def runs(self, statuses: Sequence[str] = (), limit: int = 100) -> list[RunRow]:
         """Runs, newest first. Raises `InvalidInput` for an unknown status."""
-        unknown = [s for s in statuses if s not in STATUSES]
-        if unknown:
-            raise InvalidInput(f"unknown status {unknown[0]!r}; known: {', '.join(STATUSES)}")
+        _require_known(statuses)
         return await self.store.aread(lambda c: reads.runs(c, statuses, limit))
+
+    async def overview(self, statuses: Sequence[str] = (), limit: int = 100) -> list[tuple[RunRow, dict[str, object]]]:
+        """Runs, newest first, each with its derived state. Raises `InvalidInput` for an unknown status."""
+        _require_known(statuses)
+        now = self.clock.now_ms()
+
+        def query(c: reads.Connection) -> list[tuple[RunRow, dict[str, object]]]:
+            open_approvals: dict[str, list[ApprovalRow]] = {}
+            for approval in reads.approvals(c):
+                open_approvals.setdefault(approval.run_id, []).append(approval)
+            found: list[tuple[RunRow, dict[str, object]]] = []
+            for run in reads.runs(c, statuses, limit):
+                is_parked = run.status.startswith("waiting-")
+                nodes = reads.nodes(c, run.run_id) if is_parked else []
+                timers = reads.timers(c, run.run_id) if is_parked else []
+                asked = open_approvals.get(run.run_id, [])
+                found.append((run, views.run_state(run, nodes=nodes, approvals=asked, timers=timers, now_ms=now)))
+            return found
+
+        return await self.store.aread(query)
 
     async def inspect(self, run_id: str) -> RunReport:
         """Everything about a run. Raises `RunNotFound`."""
@@ -304,6 +322,33 @@ class Control:
             if stop is not None:
                 stop()
 
+    async def usage(self, run_id: str) -> dict[tuple[str, int], tuple[int, int]]:
+        """Reported tokens of a run's nodes: (input, output) by (node, iteration). Raises `RunNotFound`."""
+        found: dict[tuple[str, int], tuple[int, int]] = {}
+        after = -1
+        while rows := await self.events(run_id, after, 5000):
+            for row in rows:
+                if row.type == "TokenUsageReported" and row.payload is not None:
+                    payload: dict[str, int] = from_json(row.payload)
+                    key = (row.node_id or "", row.iteration or 0)
+                    before = found.get(key, (0, 0))
+                    found[key] = (before[0] + payload.get("inputTokens", 0), before[1] + payload.get("outputTokens", 0))
+            after = rows[-1].seq
+        return found
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yields at once, and soon after anybody has committed anything, in whichever process; several commits may share one."""
+        changed = asyncio.Event()
+        changed.set()
+        stop = self.store.watch(_in_loop(asyncio.get_running_loop(), changed.set))
+        try:
+            while True:
+                await changed.wait()
+                changed.clear()
+                yield None
+        finally:
+            stop()
+
 
 def _in_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> Callable[[], None]:
     """A callback for another thread that has this one called in the loop; nothing once the loop is closed."""
@@ -313,6 +358,12 @@ def _in_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> C
             loop.call_soon_threadsafe(callback)
 
     return call
+
+
+def _require_known(statuses: Sequence[str]) -> None:
+    unknown = [s for s in statuses if s not in STATUSES]
+    if unknown:
+        raise InvalidInput(f"unknown status {unknown[0]!r}; known: {', '.join(STATUSES)}")
 
 
 def _decoded(value: object, kind: str | None) -> object:

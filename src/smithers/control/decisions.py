@@ -62,7 +62,7 @@ def _require_fit(value: object, schema: object) -> None:
     from jsonschema import Draft202012Validator  # a quarter of a second to import, and rarely needed
 
     validator = Draft202012Validator(object_of(schema))
-    found = cast("list[_Problem]", list(validator.iter_errors(cast("dict[str, object]", value))))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+    found = cast("list[_Problem]", list(validator.iter_errors(cast("dict[str, object]", value))))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType, reportArgumentType]
     if found:
         first = min(found, key=lambda problem: [str(part) for part in problem.absolute_path])
         place = ".".join(["answer", *map(str, first.absolute_path)])

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from pydantic_core import from_json
 
-from smithers.engine.leases import LEASE_MS, is_owner_dead
+from smithers.engine.leases import LEASE_MS, is_mirror, is_owner_dead
 from smithers.store.interface import ApprovalRow, NodeRow, RunRow, TimerRow
 
 TIMER_GRACE_MS = 30_000
@@ -72,6 +72,8 @@ def run_state(
 
 
 def _live(view: dict[str, object], run: RunRow, now_ms: int, lease_ms: int) -> None:
+    if is_mirror(run):
+        return  # who drives it is known in its own database only
     alive = max(run.heartbeat_at_ms or 0, run.started_at_ms or 0)
     if not alive:
         view["state"] = "unknown"

@@ -9,24 +9,26 @@ import asyncio
 import contextvars
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
-from smithers.agents.calls import AgentCall, UsageReport
-from smithers.agents.chain import ChainState, Observer, run_agent
-from smithers.components.task import Task, agent_chain
+from smithers.components.task import Task
 from smithers.components.workflow import first_problem, issues
 from smithers.engine.runtime import TaskRuntime, current
-from smithers.errors import InvalidOutput, TaskAborted, TaskEmptyPrompt, TaskHeartbeatTimeout, TaskTimeout
-from smithers.events import EventDraft, event
+from smithers.errors import InvalidOutput, TaskAborted, TaskHeartbeatTimeout, TaskTimeout
+from smithers.events import EventDraft
 from smithers.graph.plan import LeafKind, LeafNode
 from smithers.scheduler.states import NodeState
 from smithers.store.columns import TableDef
 from smithers.store.interface import SqlValue
+
+if TYPE_CHECKING:
+    from smithers.agents.chain import ChainState
 
 AGENT_SILENCE_MS = 600_000
 """Longest silence of an agent that does not say otherwise, in milliseconds."""
@@ -46,6 +48,8 @@ class Completion:
     error: BaseException | None = None
     is_aborted: bool = False
     """Stopped from outside (cancel, shutdown): costs no retry."""
+    is_over: bool = False
+    """Whether the work has ended, or is not waited for any more."""
     is_cached: bool = False
     parked: NodeState | None = None
     """A subflow that waits: the state that its node takes."""
@@ -78,7 +82,6 @@ class AttemptContext:
         run_id: str,
         root_dir: Path,
         threads: ThreadPoolExecutor,
-        chain: ChainState,
         now_ms: Callable[[], int],
         deps: Callable[[LeafNode], dict[str, object]],
         poke: Callable[[], None],
@@ -86,13 +89,27 @@ class AttemptContext:
         self.run_id = run_id
         self.root_dir = root_dir
         self.threads = threads
-        self.chain = chain
+        self._chain: ChainState | None = None
         self.now_ms = now_ms
         self.deps = deps
         self.poke = poke
         self.progress = Progress()
         self.loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+
+    @property
+    def chain(self) -> ChainState:
+        """What the run knows of its agents; made when the first one is asked."""
+        if self._chain is None:
+            from smithers.agents.chain import ChainState
+
+            self._chain = ChainState()
+        return self._chain
+
+    def release_quotas(self) -> None:
+        """Used-up limits may be back."""
+        if self._chain is not None:
+            self._chain.release()
 
     def report(self, draft: EventDraft) -> None:
         """Have an event written soon."""
@@ -189,8 +206,10 @@ async def run_attempt(
                 f"{element!r} was silent for {limit} ms",
                 {"nodeId": leaf.key[0], "iteration": leaf.key[1], "attempt": done.attempt, "timeoutMs": limit},
             )
-        else:
+        elif _is_being_cancelled():
             done.is_aborted = True
+            done.error = error
+        else:  # nobody stopped it: the work itself raised this
             done.error = error
     except TimeoutError as error:
         if deadline is not None and deadline.expired():
@@ -205,6 +224,7 @@ async def run_attempt(
     except BaseException as error:  # work may raise anything, SystemExit and GeneratorExit included
         done.error = error
     finally:
+        done.is_over = True
         runtime.aborted.set()
         if liveness is not None:
             liveness.stop()
@@ -250,7 +270,10 @@ async def _work(
     element = done.leaf.element
     assert isinstance(element, Task)
     if done.leaf.kind is LeafKind.AGENT:
-        return await _ask(shared, runtime, done, element, failures, messages, liveness)
+        from smithers.engine.asking import ask  # agents are not imported for workflows without any
+
+        beat = None if liveness is None else liveness.beat
+        return await ask(shared, runtime, done, element, failures=failures, messages=messages, beat=beat)
     function = element.child
     if not callable(function):
         return function
@@ -260,97 +283,20 @@ async def _work(
         if inspect.iscoroutinefunction(function):
             return await function(*arguments[0], **arguments[1])
         context = contextvars.copy_context()
-        call = lambda: function(*arguments[0], **arguments[1])  # noqa: E731 - bound to this call's values
+
+        def call() -> object:
+            try:
+                return function(*arguments[0], **arguments[1])
+            except StopIteration as error:  # a future cannot hold it
+                raise RuntimeError("the task raised StopIteration") from error
+
         value = await shared.loop.run_in_executor(shared.threads, context.run, call)
         return await value if inspect.iscoroutine(value) else value
-    except StopIteration as error:
-        raise RuntimeError("the task raised StopIteration") from error
     except asyncio.CancelledError:
         runtime.aborted.set()
         raise
     finally:
         current.reset(token)
-
-
-async def _ask(
-    shared: AttemptContext,
-    runtime: TaskRuntime,
-    done: Completion,
-    element: Task,
-    failures: int,
-    messages: object,
-    liveness: _Liveness | None,
-) -> object:
-    leaf = done.leaf
-    assert leaf.schema is not None
-    prompt = element.child
-    if callable(prompt):
-        positional, named = arguments_for(prompt, shared.deps(leaf) if leaf.depends else {})
-        prompt = prompt(*positional, **named)
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise TaskEmptyPrompt(f"{element!r} has an empty prompt", {"nodeId": leaf.key[0]})
-
-    def on_event(found: Mapping[str, object]) -> None:
-        if liveness is not None:
-            liveness.beat()
-        engine = str(found.get("engine", "agent"))
-        shared.report(event("AgentEvent", *leaf.key, attempt=done.attempt, engine=engine, event=dict(found)))
-
-    def on_text(text: str, stream: str) -> None:
-        if liveness is not None:
-            liveness.beat()
-        shared.report(event("NodeOutput", *leaf.key, attempt=done.attempt, text=text, stream=stream))
-
-    def on_usage(report: UsageReport) -> None:
-        usage = report.usage
-        if usage:
-            draft = event(
-                "TokenUsageReported",
-                *leaf.key,
-                attempt=done.attempt,
-                model=report.model,
-                agent=report.agent_id,
-                inputTokens=usage.input_tokens,
-                outputTokens=usage.output_tokens,
-                cacheReadTokens=usage.cache_read_tokens or None,
-                cacheWriteTokens=usage.cache_write_tokens or None,
-                reasoningTokens=usage.reasoning_tokens or None,
-            )
-            shared.report(draft)
-
-    done.meta = {"kind": "agent", "prompt": prompt}
-    call = AgentCall(
-        prompt=prompt,
-        output_type=leaf.schema,
-        run_id=shared.run_id,
-        node_id=leaf.key[0],
-        iteration=leaf.key[1],
-        attempt=done.attempt,
-        root_dir=shared.root_dir,
-        messages=messages,
-        last_heartbeat=runtime.last_heartbeat,
-        max_schema_retries=element.max_schema_retries,
-        on_event=on_event,
-        on_text=on_text,
-        allow_tools=element.allow_tools,
-    )
-    token = current.set(runtime)
-    try:
-        result = await run_agent(
-            agent_chain(element.agent),
-            call,
-            failures=failures,
-            state=shared.chain,
-            observer=Observer(on_usage=on_usage),
-            now_ms=shared.now_ms,
-        )
-    finally:
-        current.reset(token)
-    done.text = result.text
-    done.meta |= {"agentId": result.agent_id, "agentEngine": result.engine, "agentModel": result.model}
-    if result.messages is not None:
-        done.meta["agentConversation"] = result.messages
-    return result.output
 
 
 def arguments_for(
@@ -382,11 +328,18 @@ def arguments_for(
 
 def _beater(shared: AttemptContext, done: Completion, liveness: _Liveness | None) -> Callable[[str | None], None]:
     def beat(data: str | None) -> None:
+        if done.is_over:
+            return  # a thread that outlived its attempt: nobody counts on it any more
         if liveness is not None:
             liveness.beat()
         shared.beat(done.leaf, done.attempt, data)
 
     return beat
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _task_uncancel() -> None:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from smithers.components.composites import Subflow
 from smithers.components.workflow import SmithersWorkflow
-from smithers.engine.attempts import Completion, finish
+from smithers.engine.attempts import Completion, abort_error, finish
 from smithers.engine.loading import load_workflow
-from smithers.errors import RunAlreadyExists, SmithersError, WorkflowExecutionFailed
+from smithers.errors import (
+    OwnershipError,
+    RunAlreadyExists,
+    RunNotActive,
+    SmithersError,
+    TaskTimeout,
+    WorkflowExecutionFailed,
+)
 from smithers.scheduler.states import NodeState, RunStatus
 
 if TYPE_CHECKING:
     from smithers.engine.driver import Driver
+    from smithers.engine.engine import Engine, RunHandle
     from smithers.engine.result import RunResult
 
 
@@ -41,19 +51,46 @@ async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
             max_concurrency=driver.options.max_concurrency,
         )
     except RunAlreadyExists:
-        handle = await engine.attach(run_id, workflow)
-    result = await handle.result
+        try:
+            handle = await _existing(engine, run_id, workflow, is_retry=driver.state.failed.get(leaf.key, 0) > 0)
+        except OwnershipError:  # another process drives it; its end wakes this run
+            done.parked = NodeState.WAITING_EVENT
+            return
+    limit = element.timeout_ms
+    try:
+        async with asyncio.timeout(None if limit is None else limit / 1000):
+            result = await asyncio.shield(handle.result)  # stopping this attempt must not break the child's driver
+    except TimeoutError:
+        with suppress(RunNotActive):  # it has ended in the last moment
+            await engine.store.request_cancel(run_id, engine.clock.now_ms(), "parent")
+        raise TaskTimeout(
+            f"{element!r} took longer than {limit} ms",
+            {"nodeId": leaf.key[0], "attempt": done.attempt, "timeoutMs": limit},
+        ) from None
     if result.status is RunStatus.FINISHED:
         finish(done, driver.state.table(leaf), _unwrap(result))
     elif result.status.is_parked:
-        engine.care_for(run_id, workflow)
+        engine.care_for(result.run_id, workflow)  # it may have been continued as another run
         done.parked = _waiting_state(result.status)
+    elif result.status is RunStatus.RUNNING:  # given up by an engine that closes; so is this run
+        done.is_aborted = True
+        done.error = abort_error("shutdown")
     else:
         error = SmithersError(str((result.error or {}).get("summary", result.status)), code=_code(result))
         raise WorkflowExecutionFailed(
             f"child run {run_id!r} {result.status}",
             {"status": result.status.value, "failure_retryable": result.status is RunStatus.FAILED},
         ) from error
+
+
+async def _existing(engine: Engine, run_id: str, workflow: SmithersWorkflow, *, is_retry: bool) -> RunHandle:
+    """The child that an earlier attempt has started. It goes on if it can: also after it was cancelled with its parent,
+    or failed and this is another try."""
+    row = await engine.run_row(run_id)
+    was_stopped = row.status == "cancelled" and row.cancel_request_source == "parent"
+    if was_stopped or (row.status == "failed" and is_retry):
+        return await engine.resume(run_id, workflow)
+    return await engine.attach(run_id, workflow)
 
 
 def _unwrap(result: RunResult) -> object:

@@ -31,8 +31,9 @@ def next_run(state: RunState, node: ContinueNode | LoopNode, now_ms: int) -> New
         envelope: dict[str, object] = {"reason": "explicit", "payload": node.element.state}
         carried = {state.workflow.outputs.resolve(out, repr(node.element)).key for out in node.element.carry}
     else:
-        loop = state.data.loops[node.id or ""]
-        envelope = {"reason": "loop-threshold", "payload": None, "loops": {node.id: [loop.iteration, loop.done]}}
+        loops = {id: [loop.iteration, loop.done] for id, loop in state.data.loops.items()}
+        loops[node.id or ""] = [node.iteration + 1, False]
+        envelope = {"reason": "loop-threshold", "payload": None, "loops": loops}
         carried = set(state.workflow.outputs)
     try:
         payload = to_json(envelope, inf_nan_mode="constants")

@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from smithers.components.context import Context
-from smithers.components.gates import Approval, AutoApprove
+from smithers.components.gates import AutoApprove
 from smithers.components.scope import Key, state_key
 from smithers.engine.attempts import AttemptContext, Completion
 from smithers.engine.continuation import next_run
 from smithers.engine.frames import FrameKeeper
-from smithers.engine.recovery import carry, close_lost_attempts, reopen
+from smithers.engine.recovery import carry, close_lost_attempts, reopen, retry_failed
 from smithers.engine.result import RunResult, failure_error
 from smithers.engine.settle import Settler
 from smithers.engine.state import RunState
@@ -71,6 +71,8 @@ class Driver:
         """The rows that a continued run brings along from the one before."""
         self.reopens = False
         """Whether nodes that were cancelled with the run may run again."""
+        self.retries_failed = False
+        """Whether what the run failed with is tried again."""
         self.source_change: tuple[str | None, str | None] | None = None
         """Hash and path of the accepted new source, to be recorded."""
         self._launch = launch
@@ -86,6 +88,7 @@ class Driver:
         self._plan: Plan
         self._scheduler: Scheduler
         self._auto: list[LeafNode] = []
+        self._asking_history = 0
         self._error: dict[str, object] | None = None
         self._successor: NewRun | None = None
         self._frames = FrameKeeper(state)
@@ -93,7 +96,6 @@ class Driver:
             run_id=state.run_id,
             root_dir=engine.root_dir(options.root_dir),
             threads=engine.threads,
-            chain=state.chain,
             now_ms=engine.clock.now_ms,
             deps=lambda leaf: self.work.dependencies(leaf),
             poke=self.poke,
@@ -106,6 +108,11 @@ class Driver:
     def is_admitted(self) -> bool:
         """Whether the run is durable."""
         return self.admitted.done()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something was written for the run that it has not looked at yet."""
+        return self._check_inbox
 
     @property
     def caches_by_default(self) -> bool:
@@ -185,8 +192,10 @@ class Driver:
                 self._completions = [done for done in self._completions if not done.is_aborted]
             try:
                 self._recover()
-                if self._check_inbox and step.launch is None:
-                    await self._read_inbox()
+                if step.launch is None and (self._check_inbox or state.has_timeout_due(step.now_ms)):
+                    await (
+                        self._read_inbox()
+                    )  # a decision that came in time counts, even if its wake-up is still on its way
                 if not self._cancelling:
                     self._take_in()
                     ending = self._advance()
@@ -194,6 +203,9 @@ class Driver:
                 raise
             except SmithersError as error:
                 ending = self._broken(error)
+            except Exception as error:  # an author's object that misbehaves, or a bug of ours: the run must not hang
+                log.exception("run broke", extra={"run_id": self.state.run_id})
+                ending = self._broken(_internal(error))
             if self._cancelling:
                 await self._cancel()
                 return
@@ -274,14 +286,14 @@ class Driver:
         self._pausing = self._pausing or inbox.pause_requested
         if self._cancelling:
             return
-        if self._force_render:
+        if self._ctx is None:
             self._render()
         self.desk.take_in(inbox)
         self.work.look_at_children()
 
     def _take_in(self) -> None:
         self._drain_progress()
-        if self._force_render:
+        if self._force_render and self._ctx is None:
             self._render()
         completions, self._completions = self._completions, []
         for completion in completions:
@@ -290,20 +302,20 @@ class Driver:
         for leaf in self._auto:
             self.desk.approve_by_history(leaf)
         self._auto.clear()
-        for key, kind in self.state.due(self.state.step.now_ms):
-            self._due(key, kind)
+        for (key, kind), moment in self.state.due(self.state.step.now_ms):
+            self._due(key, kind, moment)
 
-    def _due(self, key: Key, kind: str) -> None:
+    def _due(self, key: Key, kind: str, moment: int) -> None:
         if kind in ("retry", "quota"):
             self.state.held.discard(key)
             leaf = self.work.leaf_of(key, self._plan)
             if leaf is not None and self.state.nodes.get(key) is S.WAITING_QUOTA:
-                self.state.chain.release()
+                self.shared.release_quotas()
                 self.state.move(leaf, S.PENDING)
                 self.state.tell("NodePending", leaf)
             self._scheduler.resumes(key)
         else:
-            self.desk.due(key, kind)
+            self.desk.due(key, kind, moment)
 
     def _drain_progress(self) -> None:
         progress = self.shared.progress
@@ -313,6 +325,8 @@ class Driver:
         if progress.beats:
             for (node_id, iteration, attempt), (moment, data) in progress.beats.items():
                 self.state.row("heartbeat", moment, data, self.state.run_id, node_id, iteration, attempt)
+                if data is not None:
+                    self.state.checkpoints[(node_id, iteration)] = from_json(data)
                 self.state.step.events.append(
                     event(
                         "TaskHeartbeat",
@@ -331,7 +345,7 @@ class Driver:
         """Render, advance loops and take leaves until nothing changes any more. The run's end, if it has come."""
         scheduler = self._scheduler
         for _ in range(MAX_ROUNDS):
-            if self._is_dirty() and not scheduler.plan.region.halted:
+            if self._must_render():
                 self._render()
                 scheduler = self._scheduler
             for loop, loop_state in scheduler.advance_loops():
@@ -356,19 +370,17 @@ class Driver:
             moved = 0
             if not (self._pausing or self._releasing) and scheduler.continuation is None:
                 moved = self._take()
-            if not moved and not self._is_dirty() and not scheduler.loops_at_end:
+            if not moved and not self._must_render() and not scheduler.loops_at_end:
                 return self._verdict()
         raise SmithersError(
             f"the workflow did not come to rest within {MAX_ROUNDS} renders", code="WORKFLOW_RENDER_FAILED"
         )
 
     def _take(self) -> int:
-        scheduler, state = self._scheduler, self.state
         """Handle what may start. How many leaves were handled that may have made others ready at once."""
+        scheduler, state = self._scheduler, self.state
         begun = 0
         leaves = scheduler.take(self.engine.agent_room)
-        if scheduler.queues.has_agents:
-            self.engine.starve(self)
         for leaf in leaves:
             if leaf.key not in state.nodes:
                 state.mount(leaf)
@@ -383,6 +395,10 @@ class Driver:
             else:
                 self.work.begin(leaf)
                 begun += 1
+        if scheduler.queues.has_agents and self.engine.agent_room <= 0:
+            self.engine.starve(self)
+        else:
+            self.engine.offer_agent_room()
         return len(leaves) - begun
 
     def _is_approved(self, key: Key) -> bool:
@@ -392,7 +408,12 @@ class Driver:
     def _drop_abandoned(self) -> None:
         gone, self._scheduler.abandoned = self._scheduler.abandoned, []
         for leaf in gone:
-            self.desk.abandon(leaf, "region-failed")
+            self.desk.abandon(leaf.key, "region-failed")
+
+    def _must_render(self) -> bool:
+        """Whether what was read has changed, and the run has not been decided to end or go on as another."""
+        scheduler = self._scheduler
+        return self._is_dirty() and not scheduler.plan.region.halted and scheduler.continuation is None
 
     def _is_dirty(self) -> bool:
         if self._force_render:
@@ -411,7 +432,7 @@ class Driver:
         state.data.touched = set()
         self._force_render = False
         tree, ctx = state.workflow.render(state.data)
-        with state.workflow.authoring(ctx):
+        with state.workflow.authoring(ctx):  # catch functions and inline workflows are authors' code too
             plan = extract(tree, ctx, state.data, state.workflow.outputs)
         if state.name and plan.name != state.name:
             raise SmithersError(
@@ -430,17 +451,18 @@ class Driver:
         for key, leaf in plan.leaves.items():
             if key not in state.nodes and leaf.region.part not in ("catch", "compensation"):
                 state.mount(leaf)
+        if self.retries_failed:
+            self.retries_failed = False
+            retry_failed(state, plan)
         self._adopt(plan)
         self._record_patches()
 
     def _adopt(self, plan: Plan) -> None:
         """Put a new plan in place of the old one, over the same node states."""
         state = self.state
-        for key in [k for k in state.live | state.held if k not in plan.leaves]:
+        for key in sorted(k for k in state.live | state.held if k not in plan.leaves):
             if state.nodes[key] is not S.IN_PROGRESS:
-                leaf = self.work.leaf_of(key, getattr(self, "_plan", None))
-                if leaf is not None:
-                    self.desk.abandon(leaf, "unmounted")
+                self.desk.abandon(key, "unmounted")
         failed = [k for k in state.errors if state.nodes.get(k) is S.FAILED]
         self._plan = plan
         self._scheduler = Scheduler(
@@ -465,18 +487,21 @@ class Driver:
 
     def _check_history(self, leaf: LeafNode, auto: AutoApprove) -> None:
         async def look() -> None:
-            if await self.engine.has_history(self.state.name, leaf.key[0], auto.after):
-                self._auto.append(leaf)
+            try:
+                if await self.engine.has_history(self.state.name, leaf.key[0], auto.after):
+                    self._auto.append(leaf)
+            finally:
+                self._asking_history -= 1
                 self.poke()
 
-        assert isinstance(leaf.element, Approval)
+        self._asking_history += 1
         self.engine.background(look())
 
     # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _is_idle(self) -> bool:
         """Nothing runs or is about to; only the world can move this run now."""
-        return not (self.work.is_busy or self._completions or self._auto)
+        return not (self.work.is_busy or self._completions or self._auto or self._asking_history)
 
     def _verdict(self) -> RunStatus | None:
         if self.work.is_busy:
@@ -529,10 +554,9 @@ class Driver:
         self.is_ending = True
         error = None
         if status.is_terminal:
-            for key in list(state.live | state.held):
-                leaf = self.work.leaf_of(key, getattr(self, "_plan", None))
-                if leaf is not None and state.nodes[key] is not S.IN_PROGRESS:
-                    self.desk.abandon(leaf, "run-ended")
+            for key in sorted(state.live | state.held):
+                if state.nodes[key] is not S.IN_PROGRESS:
+                    self.desk.abandon(key, "run-ended")
             state.row("timers_done", state.run_id)
         if status is RunStatus.FINISHED:
             keys = self._tolerated()
@@ -567,6 +591,7 @@ class Driver:
 
     async def _cancel(self) -> None:
         """Stop all work and end the run as cancelled."""
+        self.is_ending = True
         await self.work.stop(ABORT_SETTLE_S)
         state = self.state
         fence = (state.owner, state.epoch)
@@ -575,3 +600,9 @@ class Driver:
         self.engine.hub.wake(state.run_id)
         if not self.result.done():
             self.result.set_result(RunResult(state.run_id, RunStatus.CANCELLED))
+
+
+def _internal(error: Exception) -> SmithersError:
+    found = SmithersError(f"the run broke with {type(error).__name__}")
+    found.__cause__ = error
+    return found

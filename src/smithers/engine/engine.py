@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 from pydantic_core import from_json, to_json
 
@@ -82,10 +83,15 @@ class Engine:
         self.hub = Hub()
         self.threads = ThreadPoolExecutor(self.settings.sync_threads, thread_name_prefix="smithers-task")
         self.drivers: dict[str, Driver] = {}
+        self._handles: dict[str, RunHandle] = {}
+        self._claim_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """The handle of each driven run; a continued run's successors share its own."""
         self.agent_room = self.settings.agents
         self._starving: dict[Driver, None] = {}
-        self._cared_for: dict[str, SmithersWorkflow] = {}
+        self._cared_for: set[str] = set()
         self._tasks: set[asyncio.Task[object]] = set()
+        self._forsaken: set[str] = set()
+        """Runs that were marked as ours at the last heartbeat although nobody drives them."""
         self._heartbeat: asyncio.Task[None] | None = None
         self._unwatch: Callable[[], None] | None = None
         self._wakeup_cursor = 0
@@ -120,7 +126,9 @@ class Engine:
             raise InvalidInput(f"max_concurrency must be at least 1, not {max_concurrency!r}")
         await self._prepare(workflow)
         if run_id in self.drivers:
-            raise RunAlreadyExists(run_id)
+            if idempotency_key is None or await self._key_of(run_id) != idempotency_key:
+                raise RunAlreadyExists(run_id)
+            return await self._earlier(run_id, workflow, text)
         path = Path(workflow_path) if workflow_path else workflow.source_path
         config = _config(annotations, auth, root_dir, max_concurrency)
         now = self.clock.now_ms()
@@ -167,26 +175,29 @@ class Engine:
     async def _start(self, state: RunState, options: DriverOptions, launch: NewRun | None) -> RunHandle:
         driver = Driver(self, state, options, launch)
         self.drivers[state.run_id] = driver
-        handle = RunHandle(state.run_id, self.loop.create_future())
+        handle = self._handles[state.run_id] = RunHandle(state.run_id, self.loop.create_future())
         self._spawn(self._host(driver, handle))
         try:
             await driver.admitted
         except LaunchedBefore as earlier:
             handle.result.cancel()
-            return await self._earlier(earlier.run_id, state)
+            return await self._earlier(earlier.run_id, state.workflow, state.input_json)
         except BaseException:
             handle.result.cancel()
             raise
         return handle
 
-    async def _earlier(self, run_id: str, state: RunState) -> RunHandle:
+    async def _key_of(self, run_id: str) -> str | None:
+        return await self.store.aread(lambda c: reads.idempotency_key(c, run_id))
+
+    async def _earlier(self, run_id: str, workflow: SmithersWorkflow, input_json: str) -> RunHandle:
         """The run that an idempotency key names; it must have been launched with the same input."""
         stored, _ = await self.store.aread(lambda c: reads.spec(c, run_id))
-        if from_json(stored) != from_json(state.input_json):
+        if from_json(stored) != from_json(input_json):
             raise InputMismatch(
                 f"the idempotency key was used for run {run_id!r} with another input", {"runId": run_id}
             )
-        return await self.attach(run_id, state.workflow)
+        return await self.attach(run_id, workflow)
 
     async def _host(self, driver: Driver, handle: RunHandle) -> None:
         """Drive a run, and the runs that it is continued as."""
@@ -196,7 +207,14 @@ class Engine:
                 result = driver.result.result()
                 if result.status is not RunStatus.CONTINUED or result.next_run_id is None:
                     break
-                driver = await self._successor(result.next_run_id, driver)
+                async with self._claim_lock(result.next_run_id):
+                    other = self._handles.get(result.next_run_id)
+                    if other is None:
+                        driver = await self._successor(result.next_run_id, driver)
+                        self._handles[result.next_run_id] = handle
+                if other is not None:  # whoever followed this run has it already
+                    result = await asyncio.shield(other.result)
+                    break
             if not handle.result.done():
                 handle.result.set_result(result)
         except asyncio.CancelledError:
@@ -213,7 +231,7 @@ class Engine:
         workflow = before.state.workflow
         tables = self.tables(workflow)
         loaded = await self.store.load(run_id, tables)
-        state = restore(loaded, workflow, tables, self.owner, loaded.run.epoch)
+        state = restore(loaded, workflow, tables, self.owner, 1)  # the epoch that it was launched with, not a later one
         driver = Driver(self, state, before.options, None)
         driver.carried = await self._carried(state, tables)
         self.drivers[run_id] = driver
@@ -231,16 +249,27 @@ class Engine:
 
     async def attach(self, run_id: str, workflow: SmithersWorkflow) -> RunHandle:
         """A handle of a run whatever it is doing: drives it here if it can go on and nobody else does."""
-        driver = self.drivers.get(run_id)
-        if driver is not None:
-            return RunHandle(run_id, driver.result)
+        if run_id in self.drivers:
+            return self._handles[run_id]
         row = await self.store.aread(lambda c: reads.run(c, run_id))
         status = RunStatus(row.status)
+        if status is RunStatus.CONTINUED:
+            return await self.attach(await self._next_run_id(run_id), workflow)
         if status.is_terminal:
-            handle = RunHandle(run_id, self.loop.create_future())
-            handle.result.set_result(await self._stored_result(row, workflow))
-            return handle
+            return self._ended(run_id, await self._stored_result(row, workflow))
         return await self.resume(run_id, workflow)
+
+    async def _next_run_id(self, run_id: str) -> str:
+        """The run that goes on for a continued one."""
+        found = await self.store.aread(lambda c: reads.successor(c, run_id))
+        if found is None:
+            raise RunNotResumable(f"run {run_id!r} was continued, but it is not recorded as what", {"runId": run_id})
+        return found
+
+    def _ended(self, run_id: str, result: RunResult) -> RunHandle:
+        handle = RunHandle(run_id, self.loop.create_future())
+        handle.result.set_result(result)
+        return handle
 
     async def _stored_result(self, row: RunRow, workflow: SmithersWorkflow) -> RunResult:
         tables = self.tables(workflow)
@@ -264,7 +293,8 @@ class Engine:
         max_concurrency: int | None = None,
         root_dir: str | None = None,
     ) -> RunHandle:
-        """Go on with a stored run; answers once it is ours. Resuming a run that this engine drives gives its handle.
+        """Go on with a stored run; answers once it is ours. Resuming a run that this engine drives gives its handle,
+        one that has finished gives its result. The tasks that a failed run failed with are tried again.
 
         Args:
             input: must be the stored one, if given.
@@ -275,39 +305,51 @@ class Engine:
         Raises:
             RunNotFound, RunNotResumable, RunOwnerAlive, RunStillRunning, InputMismatch, ResumeMetadataMismatch, LeaseLost.
         """
-        driver = self.drivers.get(run_id)
-        if driver is not None:
-            return RunHandle(run_id, driver.result)
-        tables = await self._prepare(workflow)
-        loaded = await self.store.load(run_id, tables)
-        run = loaded.run
-        self._check_claimable(run, force=force)
-        path = Path(run.workflow_path) if run.workflow_path else workflow.source_path
-        changed = await self._check_unchanged(loaded, workflow, path, input, accept=accept_workflow_change)
-        gave_up = is_automatic and run.claim_count >= leases.MAX_CLAIMS and run.claim_frame == run.frame_no
-        events = [event("RunStarted"), event("RunStatusChanged", None, None, status="running")]
-        if is_automatic:
-            stale = self.clock.now_ms() - (run.heartbeat_at_ms or run.started_at_ms or 0)
-            events.insert(0, event("RunAutoResumed", lastHeartbeatAtMs=run.heartbeat_at_ms, staleDurationMs=stale))
-        epoch = await self.store.claim(run_id, self.owner, self.clock.now_ms(), expect_epoch=run.epoch, events=events)
-        if epoch is None:
-            raise LeaseLost(f"run {run_id!r} was claimed by another process first", {"runId": run_id})
-        if gave_up:
-            await self._give_up(run, epoch)
-        # what was written between the read and the claim (a decision, a signal) counts too
-        loaded = await self.store.load(run_id, tables)
-        state = restore(loaded, workflow, tables, self.owner, epoch)
-        limit = max_concurrency if max_concurrency is not None else int_of(state.config.get("max_concurrency"))
-        root = root_dir or text_of(state.config.get("rootDir"))
-        driver = Driver(self, state, DriverOptions(limit, root), None)
-        driver.recovered = loaded
-        driver.reopens = run.status in ("cancelled", "failed")
-        driver.source_change = changed
-        driver.carried = await self._carried(state, tables)
-        self.drivers[run_id] = driver
-        handle = RunHandle(run_id, self.loop.create_future())
-        self._spawn(self._host(driver, handle))
-        return handle
+        async with self._claim_lock(run_id):
+            if run_id in self.drivers:
+                return self._handles[run_id]
+            tables = await self._prepare(workflow)
+            loaded = await self.store.load(run_id, tables)
+            run = loaded.run
+            if run.status == "finished":
+                return self._ended(run_id, await self._stored_result(run, workflow))
+            self._check_claimable(run, force=force)
+            path = Path(run.workflow_path) if run.workflow_path else workflow.source_path
+            changed = await self._check_unchanged(loaded, workflow, path, input, accept=accept_workflow_change)
+            gave_up = is_automatic and run.claim_count >= leases.MAX_CLAIMS and run.claim_frame == run.frame_no
+            events = [event("RunStarted"), event("RunStatusChanged", None, None, status="running")]
+            if is_automatic:
+                stale = self.clock.now_ms() - (run.heartbeat_at_ms or run.started_at_ms or 0)
+                events.insert(0, event("RunAutoResumed", lastHeartbeatAtMs=run.heartbeat_at_ms, staleDurationMs=stale))
+            epoch = await self.store.claim(
+                run_id, self.owner, self.clock.now_ms(), expect_epoch=run.epoch, events=events
+            )
+            if epoch is None:
+                raise LeaseLost(f"run {run_id!r} was claimed by another process first", {"runId": run_id})
+            if gave_up:
+                await self._give_up(run, epoch)
+            # what was written between the read and the claim (a decision, a signal) counts too
+            loaded = await self.store.load(run_id, tables)
+            state = restore(loaded, workflow, tables, self.owner, epoch)
+            limit = max_concurrency if max_concurrency is not None else int_of(state.config.get("max_concurrency"))
+            root = root_dir or text_of(state.config.get("rootDir"))
+            driver = Driver(self, state, DriverOptions(limit, root), None)
+            driver.recovered = loaded
+            driver.reopens = run.status in ("cancelled", "failed")
+            driver.retries_failed = run.status == "failed" and not is_automatic
+            driver.source_change = changed
+            driver.carried = await self._carried(state, tables)
+            self.drivers[run_id] = driver
+            handle = self._handles[run_id] = RunHandle(run_id, self.loop.create_future())
+            self._spawn(self._host(driver, handle))
+            return handle
+
+    def _claim_lock(self, run_id: str) -> asyncio.Lock:
+        """Held while a run is being taken over here: two at once would take it from each other."""
+        lock = self._claim_locks.get(run_id)
+        if lock is None:
+            lock = self._claim_locks[run_id] = asyncio.Lock()
+        return lock
 
     def _check_claimable(self, run: RunRow, *, force: bool) -> None:
         if run.status == "continued":
@@ -368,11 +410,12 @@ class Engine:
         try:
             while True:
                 subscription.more.clear()
-                driver = self.drivers.get(run_id)
-                if driver is not None:
-                    return await asyncio.shield(driver.result)
+                if run_id in self.drivers:
+                    return await asyncio.shield(self._handles[run_id].result)
                 row = await self.run_row(run_id)
                 status = RunStatus(row.status)
+                if status is RunStatus.CONTINUED:
+                    return await self.until_moved(await self._next_run_id(run_id), workflow)
                 if status.is_terminal:
                     return await self._stored_result(row, workflow)
                 if status is RunStatus.PAUSED:
@@ -398,13 +441,6 @@ class Engine:
         inbox = await self.store.inbox(row.run_id, -1)
         return inbox.last_wakeup > row.seen_wakeup or (due is not None and due <= now)
 
-    async def settle_watcher(self, watcher: asyncio.Future[None]) -> None:
-        """Let a reader of the log catch up with what is stored, then end it."""
-        await asyncio.sleep(0)
-        self.hub.wake_all()
-        await asyncio.wait([watcher], timeout=0.5)
-        watcher.cancel()
-
     # ── agents' room ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def take_agent_room(self) -> None:
@@ -414,7 +450,11 @@ class Engine:
     def give_agent_room(self) -> None:
         """An agent attempt has ended: let a run that waits for room go on."""
         self.agent_room += 1
-        if self._starving:
+        self.offer_agent_room()
+
+    def offer_agent_room(self) -> None:
+        """Let the run that has waited longest look for room; one that does not take it offers it on."""
+        if self._starving and self.agent_room > 0:
             driver = next(iter(self._starving))
             del self._starving[driver]
             driver.poke()
@@ -426,8 +466,10 @@ class Engine:
     # ── wake-ups ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def care_for(self, run_id: str, workflow: SmithersWorkflow) -> None:
-        """Go on with a parked run by itself when something arrives for it."""
-        self._cared_for[run_id] = workflow
+        """Go on with a parked run when it can, if no host does."""
+        if self.on_wakeup is None and run_id not in self._cared_for:
+            self._cared_for.add(run_id)
+            self._spawn(self._care(run_id, workflow))
 
     def _heard(self) -> None:
         """Somebody has committed, perhaps we ourselves; called in the watcher's thread, up to 150 times a second."""
@@ -452,20 +494,19 @@ class Engine:
         if driver is not None:
             driver.look()
             return
-        workflow = self._cared_for.pop(run_id, None)
-        if workflow is not None:
-            self._spawn(self._go_on(run_id, workflow))
-        elif self.on_wakeup is not None:
+        if self.on_wakeup is not None:
             self.on_wakeup(run_id)
 
-    async def _go_on(self, run_id: str, workflow: SmithersWorkflow) -> None:
+    async def _care(self, run_id: str, workflow: SmithersWorkflow) -> None:
         try:
-            handle = await self.resume(run_id, workflow)
-            result = await handle.result
-            if result.status.is_parked:
-                self.care_for(run_id, workflow)
+            while True:
+                result = await self.until_moved(run_id, workflow)
+                if not result.status.is_parked or result.status is RunStatus.PAUSED:
+                    return
         except SmithersError as error:
             log.warning("cannot go on with a run", extra={"run_id": run_id, "code": error.error_code})
+        finally:
+            self._cared_for.discard(run_id)
 
     async def has_history(self, workflow: str, node_id: str, count: int) -> bool:
         """Whether the newest `count` manual decisions on a node of a workflow were all approvals."""
@@ -477,7 +518,7 @@ class Engine:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self.settings.heartbeat_ms / 1000)
-            if not self.drivers:
+            if not self.drivers and not self._forsaken:
                 continue
             before = dict(self.drivers)
             try:
@@ -494,15 +535,27 @@ class Engine:
                 ):
                     driver.lose()
 
+    async def _let_go(self, alive: set[str], before: Mapping[str, Driver]) -> None:
+        """Give up runs that are marked as ours but that nobody drives any more, because their driver broke off."""
+        gone = {run_id for run_id in alive if run_id not in before and run_id not in self.drivers}
+        for run_id in gone & self._forsaken:
+            await self.store.release(run_id, self.owner)
+        self._forsaken = gone
+
     def root_dir(self, given: str | None) -> Path:
         """The folder that a run's tasks work in."""
         return Path(given) if given else (self.settings.root_dir or Path.cwd())
 
     def forget(self, driver: Driver) -> None:
         """A driver has ended."""
-        if self.drivers.get(driver.state.run_id) is driver:
-            del self.drivers[driver.state.run_id]
+        run_id = driver.state.run_id
+        if self.drivers.get(run_id) is driver:
+            del self.drivers[run_id]
+            del self._handles[run_id]
         self._starving.pop(driver, None)
+        self.offer_agent_room()
+        if driver.has_news and self.on_wakeup is not None:  # it came while the driver was writing its end
+            self.on_wakeup(run_id)
 
     def background(self, work: Coroutine[object, object, object]) -> None:
         """Run something that nobody waits for."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -50,7 +50,7 @@ class Host:
     def __init__(
         self,
         engine: Engine,
-        resolve: Callable[[RunRow], SmithersWorkflow | None],
+        resolve: Callable[[RunRow], SmithersWorkflow | Awaitable[SmithersWorkflow | None] | None],
         *,
         run_ids: frozenset[str] | None = None,
         max_concurrent: int = 1000,
@@ -131,7 +131,8 @@ class Host:
             if row.cancel_requested_at_ms is not None:
                 await self._cancel(row)
                 return
-            workflow = self._resolve(row)
+            found = self._resolve(row)
+            workflow = await found if isinstance(found, Awaitable) else found
             if workflow is None:
                 raise SmithersError(f"no workflow for run {run_id!r}", code="missing-workflow")
             await engine.resume(run_id, workflow, is_automatic=row.status == "running")

@@ -20,6 +20,8 @@ HEARTBEAT_MS = 1_000
 """How often an owner marks its runs as alive."""
 LEASE_MS = 30_000
 """Silence after which a run may be taken over."""
+MIRROR_OWNER = "mirror:"
+"""How the owner of a live run is named in a database that only mirrors it; followed by the place of its own one."""
 MAX_CLAIMS = 3
 """So many takeovers in a row without a single step fail the run."""
 
@@ -58,8 +60,15 @@ def is_owner_dead(owner: str | None) -> bool:
     return started != "0" and parts[3] != "0" and started != parts[3]
 
 
+def is_mirror(run: RunRow) -> bool:
+    """Whether a live run is driven in another database and only shown in this one."""
+    return (run.runtime_owner_id or "").startswith(MIRROR_OWNER)
+
+
 def may_take_over(run: RunRow, now_ms: int, lease_ms: int = LEASE_MS) -> bool:
     """Whether a run that is marked as running may be claimed."""
+    if is_mirror(run):
+        return False
     if run.runtime_owner_id is None or is_owner_dead(run.runtime_owner_id):
         return True
     alive = max(run.heartbeat_at_ms or 0, run.started_at_ms or 0)
@@ -67,10 +76,10 @@ def may_take_over(run: RunRow, now_ms: int, lease_ms: int = LEASE_MS) -> bool:
 
 
 def _start_time(pid: int) -> str:
-    """When a process started, in the kernel's ticks; "0" where that is not to be had."""
+    """When a process started, in the kernel's ticks; "ended" if it only waits to be reaped, "0" where it is not known."""
     try:
         # the command may hold spaces and parentheses, so count fields after the last one
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return "0" if fields[0] in ("Z", "X") else fields[19]
+        return "ended" if fields[0] in ("Z", "X") else fields[19]
     except (OSError, IndexError):
         return "0"

@@ -101,6 +101,15 @@ def source_hash(path: Path | None) -> str | None:
     """A hash over a workflow file and the modules beside it that it imports, directly or not; None without a file."""
     if path is None or not path.is_file():
         return None
+    seen = source_files(path)
+    digest = hashlib.sha256()
+    for name in sorted(seen):
+        digest.update(name.encode() + b"\0" + hashlib.sha256(seen[name]).digest())
+    return digest.hexdigest()
+
+
+def source_files(path: Path) -> dict[str, bytes]:
+    """A workflow file and the modules beside it that it imports, directly or not: contents by path below its folder."""
     seen: dict[str, bytes] = {}
     todo = [path.resolve()]
     root = path.resolve().parent
@@ -112,10 +121,7 @@ def source_hash(path: Path | None) -> str | None:
         text = file.read_bytes()
         seen[name] = text
         todo += [found for found in _local_imports(text, root, file.parent) if str(found.relative_to(root)) not in seen]
-    digest = hashlib.sha256()
-    for name in sorted(seen):
-        digest.update(name.encode() + b"\0" + hashlib.sha256(seen[name]).digest())
-    return digest.hexdigest()
+    return seen
 
 
 def _local_imports(text: bytes, root: Path, folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from smithers.components.scope import LoopState
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.state import RunState
 from smithers.events import event
+from smithers.graph.plan import Plan
 from smithers.jsons import int_of, list_of, object_of
 from smithers.scheduler.states import WAITING, NodeState
 from smithers.store.columns import TableDef, table_def
@@ -87,10 +88,7 @@ def _restore_nodes(state: RunState, loaded: LoadedRun) -> None:
     for key, text in loaded.errors.items():
         if state.nodes.get(key) is NodeState.FAILED:
             state.errors[key] = from_json(text)
-    for attempt in loaded.open_attempts:
-        key = (attempt.node_id, attempt.iteration)
-        if attempt.heartbeat_data_json is not None:
-            state.checkpoints[key] = from_json(attempt.heartbeat_data_json)
+    state.checkpoints = {key: from_json(text) for key, text in loaded.checkpoints.items()}
 
 
 def _restore_outputs(state: RunState, loaded: LoadedRun, tables: Sequence[TableDef]) -> None:
@@ -136,6 +134,23 @@ def reopen(state: RunState) -> None:
             state.gates.pop(key, None)
             step.nodes[key] = NodeChange(key[0], key[1], "pending")
             step.events.append(event("NodePending", *key))
+
+
+def retry_failed(state: RunState, plan: Plan) -> None:
+    """Write into the step that the tasks which the run failed with may be tried again, with all their retries.
+
+    Failures that were tolerated, or that a saga or try has handled, stand.
+    """
+    for key in list(state.errors):
+        leaf = plan.leaves.get(key)
+        if leaf is None or state.nodes.get(key) is not NodeState.FAILED or leaf.region is not plan.region:
+            continue
+        if not (leaf.element.continue_on_fail or leaf.is_quarantined):
+            state.move(leaf, NodeState.PENDING)
+            state.tell("NodePending", leaf)
+            state.failed.pop(key, None)
+            state.gates.pop(key, None)
+            del state.errors[key]
 
 
 def carry(state: RunState, before: LoadedRun) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
@@ -18,6 +20,7 @@ from smithers.events import wire_object
 from smithers.settings import Settings
 from smithers.store import open_store
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 P = ParamSpec("P")
 _engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Engine]] = weakref.WeakKeyDictionary()
@@ -104,16 +107,14 @@ async def run_workflow(
             root_dir=root,
             max_concurrency=max_concurrency,
         )
-    watcher = None
-    if on_progress is not None:
-        watcher = asyncio.ensure_future(_tell(engine, handle.run_id, on_progress))
+    teller = None if on_progress is None else _Teller(engine, handle.run_id, on_progress)
     try:
         result = await asyncio.shield(handle.result)
         while wait and result.status.is_parked:
             result = await engine.until_moved(result.run_id, workflow)
     finally:
-        if watcher is not None:
-            await engine.settle_watcher(watcher)
+        if teller is not None:
+            await teller.finish()
     return result
 
 
@@ -141,9 +142,36 @@ async def _resumed(
     )
 
 
-async def _tell(engine: Engine, run_id: str, on_progress: Callable[[Mapping[str, object]], None]) -> None:
-    async for row in follow(engine.hub, engine.store, run_id):
-        on_progress(wire_object(run_id, row))
+class _Teller:
+    """Calls `on_progress` for every event of a run, in order, and can be brought to an end without losing any."""
+
+    def __init__(self, engine: Engine, run_id: str, on_progress: Callable[[Mapping[str, object]], None]) -> None:
+        self._engine = engine
+        self._run_id = run_id
+        self._on_progress = on_progress
+        self._seq = -1
+        self._last: int | None = None
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        async for row in follow(self._engine.hub, self._engine.store, self._run_id):
+            try:
+                self._on_progress(wire_object(self._run_id, row))
+            except Exception:
+                log.exception("on_progress failed", extra={"run_id": self._run_id})
+            self._seq = row.seq
+            if self._last is not None and self._seq >= self._last:
+                return
+
+    async def finish(self) -> None:
+        """Tell of everything that is stored by now, then stop."""
+        row = await self._engine.run_row(self._run_id)
+        self._last = row.next_seq - 1
+        if self._seq >= self._last:
+            self._task.cancel()
+        self._engine.hub.wake(self._run_id)
+        with suppress(asyncio.CancelledError):
+            await self._task
 
 
 def _in_own_loop(function: Callable[P, Coroutine[object, object, T]]) -> Callable[P, T]:

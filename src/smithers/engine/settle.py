@@ -16,6 +16,12 @@ from smithers.scheduler.states import NodeState
 from smithers.store.interface import AttemptChange
 
 S = NodeState
+WAITING_EVENTS = {
+    S.WAITING_APPROVAL: "NodeWaitingApproval",
+    S.WAITING_EVENT: "NodeWaitingEvent",
+    S.WAITING_TIMER: "NodeWaitingTimer",
+    S.WAITING_QUOTA: "NodeWaitingQuota",
+}
 QUOTA_WAIT_MS = 60_000
 """How long to wait for a used-up limit whose end is not known."""
 
@@ -32,9 +38,8 @@ class Settler:
         if done.parked is not None:
             self._state.move(done.leaf, done.parked)
             self._state.attempt(self._change(done, done.parked.value, is_over=False))
-            self.scheduler.waits(done.leaf)
-            if done.parked is S.WAITING_APPROVAL:
-                self._state.tell("NodeWaitingApproval", done.leaf)
+            self._state.tell(WAITING_EVENTS[done.parked], done.leaf)
+            self._waits(done.leaf)
         elif done.is_aborted:
             self._state.attempt(self._change(done, "cancelled", error=done.error))
             self._state.move(done.leaf, S.CANCELLED, attempt=done.attempt)
@@ -66,7 +71,12 @@ class Settler:
         state.attempt(self._change(done, "failed", error=error))
         state.tell("NodeFailed", leaf, attempt=done.attempt, error=found)
         if failures <= retries_of(leaf) and _is_retryable(leaf, error):
-            self._retry(leaf, key, failures, done.attempt)
+            if key in self.scheduler.plan.leaves:
+                self._retry(leaf, key, failures, done.attempt)
+            else:  # not mounted any more, so nobody wants another attempt
+                state.move(leaf, S.PENDING, attempt=done.attempt)
+                state.tell("NodePending", leaf)
+                self.scheduler.settled(key)
             return
         state.errors[key] = found
         state.move(leaf, S.FAILED, attempt=done.attempt)
@@ -93,7 +103,15 @@ class Settler:
         state.move(leaf, S.WAITING_QUOTA, attempt=done.attempt)
         state.tell("NodeWaitingQuota", leaf, attempt=done.attempt, resetAtMs=due)
         state.arm(leaf.key, "quota", due)
+        self._waits(leaf)
+
+    def _waits(self, leaf: LeafNode) -> None:
+        """The leaf's work waits for the world; if the leaf is not mounted any more, nobody waits for it."""
         self.scheduler.waits(leaf)
+        if leaf.key not in self.scheduler.plan.leaves:
+            self._state.disarm(leaf.key, "quota")
+            self._state.move(leaf, S.CANCELLED)
+            self._state.tell("NodeCancelled", leaf, reason="unmounted")
 
     def _change(
         self, done: Completion, to: str, *, error: BaseException | None = None, is_over: bool = True

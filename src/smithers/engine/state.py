@@ -12,7 +12,6 @@ from heapq import heappop, heappush
 
 from pydantic import BaseModel
 
-from smithers.agents.chain import ChainState
 from smithers.components.rundata import OutputRow, RunData
 from smithers.components.scope import Key
 from smithers.components.workflow import SmithersWorkflow
@@ -56,7 +55,6 @@ class RunState:
     """Decisions that have arrived, for gates and approvals."""
     consumed: dict[tuple[str, str | None], int] = field(default_factory=dict[tuple[str, str | None], int])
     """The newest signal that a wait has taken, by name and correlation id."""
-    chain: ChainState = field(default_factory=ChainState)
     timers: dict[TimerKey, int] = field(default_factory=dict[TimerKey, int])
     _timer_heap: list[tuple[int, TimerKey]] = field(default_factory=list[tuple[int, TimerKey]])
     config: dict[str, object] = field(default_factory=dict[str, object])
@@ -82,11 +80,14 @@ class RunState:
 
     def move(self, leaf: LeafNode, to: NodeState, *, attempt: int | None = None, output: int | None = None) -> None:
         """Change a node's state. Raises `SchedulerError` for a change that the transition table does not know."""
-        key = leaf.key
-        before = self.nodes.get(key)
-        if before is None:
+        if leaf.key not in self.nodes:
             self.mount(leaf)
-        elif not may_follow(before, to):
+        self.move_key(leaf.key, to, attempt=attempt, output=output)
+
+    def move_key(self, key: Key, to: NodeState, *, attempt: int | None = None, output: int | None = None) -> None:
+        """Change the state of a node that has been seen before, mounted or not; raises as `move` does."""
+        before = self.nodes[key]
+        if not may_follow(before, to):
             raise SchedulerError(f"node {key[0]!r} cannot go from {before} to {to}")
         self.nodes[key] = to
         if to is NodeState.IN_PROGRESS or to in WAITING:
@@ -150,7 +151,11 @@ class RunState:
         if leaf is None:
             self.step.events.append(event(type, **fields))
         else:
-            self.step.events.append(event(type, leaf.key[0], leaf.key[1], **fields))
+            self.tell_of(type, leaf.key, **fields)
+
+    def tell_of(self, type: str, key: Key, **fields: object) -> None:
+        """Add an event of a node to the step."""
+        self.step.events.append(event(type, key[0], key[1], **fields))
 
     def row(self, statement: str, *parameters: SqlValue) -> None:
         """Add one of the rarer changes to the step."""
@@ -176,16 +181,23 @@ class RunState:
         if self.timers.pop((key, kind), None) is not None:
             self.row("timer_done", self.run_id, key[0], key[1], kind)
 
-    def due(self, now_ms: int) -> list[TimerKey]:
-        """The timers whose moment has come, earliest first; they are disarmed."""
-        found: list[TimerKey] = []
+    def due(self, now_ms: int) -> list[tuple[TimerKey, int]]:
+        """The timers whose moment has come, with that moment, earliest first; they are disarmed."""
+        found: list[tuple[TimerKey, int]] = []
         heap = self._timer_heap
         while heap and heap[0][0] <= now_ms:
             moment, key = heappop(heap)
             if self.timers.get(key) == moment:
                 self.disarm(*key)
-                found.append(key)
+                found.append((key, moment))
         return found
+
+    def has_timeout_due(self, now_ms: int) -> bool:
+        """Whether somebody's patience has run out."""
+        heap = self._timer_heap
+        if not heap or heap[0][0] > now_ms:
+            return False
+        return any(kind == "timeout" and moment <= now_ms for (_, kind), moment in self.timers.items())
 
     def next_due(self) -> int | None:
         """The earliest moment that this run waits for."""

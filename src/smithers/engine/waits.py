@@ -20,12 +20,19 @@ from smithers.components.task import Task
 from smithers.components.waits import Timer, WaitForEvent
 from smithers.engine.attempts import validate
 from smithers.engine.state import RunState, failure_of
-from smithers.errors import ApprovalDenied, InvalidOutput, SmithersError, WaitTimeout, error_object
+from smithers.errors import (
+    ApprovalDenied,
+    InvalidOutput,
+    SmithersError,
+    WaitTimeout,
+    WorkflowRenderFailed,
+    error_object,
+)
 from smithers.events import attempt_event
 from smithers.graph.plan import LeafKind, LeafNode
 from smithers.scheduler.scheduler import Scheduler
 from smithers.scheduler.states import NodeState
-from smithers.store.interface import ApprovalRow, AttemptChange, HumanRow, Inbox, StoredSignal
+from smithers.store.interface import ApprovalRow, AttemptChange, HumanRow, Inbox, SqlValue, StoredSignal
 
 AUTO = "smithers:auto"
 S = NodeState
@@ -46,6 +53,8 @@ class WaitDesk:
         self._state = state
         self._now_ms = now_ms
         self._check_history = check_history
+        self._offered = 0
+        """So many signals have been offered to those who wait."""
         self.scheduler: Scheduler
 
     # ── reaching ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -122,9 +131,17 @@ class WaitDesk:
 
     def _ask_human(self, leaf: LeafNode, element: HumanTask) -> None:
         state = self._state
-        request = {"mode": "human", "title": element.label or element.id, "summary": element.prompt}
+        due = None if element.timeout_ms is None else state.step.now_ms + element.timeout_ms
+        request = self._request_answer(leaf, element, due)
+        self._timeout(leaf)
+        state.tell("ApprovalRequested", leaf, request=request)
+        state.tell("NodeWaitingApproval", leaf, request=request)
+        self._wait(leaf, S.WAITING_APPROVAL)
+
+    def _request_answer(self, leaf: LeafNode, element: HumanTask, timeout: int | None) -> dict[str, object]:
+        """Have a person asked (again). Returns what is asked."""
+        state = self._state
         schema = leaf.schema.model_json_schema() if leaf.schema is not None else None
-        timeout = None if element.timeout_ms is None else state.step.now_ms + element.timeout_ms
         state.row(
             "human",
             human_request_id(state.run_id, leaf.key),
@@ -137,10 +154,7 @@ class WaitDesk:
             state.step.now_ms,
             timeout,
         )
-        self._timeout(leaf)
-        state.tell("ApprovalRequested", leaf, request=request)
-        state.tell("NodeWaitingApproval", leaf, request=request)
-        self._wait(leaf, S.WAITING_APPROVAL)
+        return {"mode": "human", "title": element.label or element.id, "summary": element.prompt}
 
     def _await_event(self, leaf: LeafNode, element: WaitForEvent) -> None:
         state = self._state
@@ -188,11 +202,12 @@ class WaitDesk:
     def _attempt(
         self, leaf: LeafNode, to: NodeState, *, meta: Mapping[str, object] | None = None, error: str | None = None
     ) -> None:
-        """Waits keep their record in attempt 1, as work does in its attempts."""
+        """Waits keep their record in an attempt, as work does; only answers that do not fit take more than one."""
         now = self._state.step.now_ms
+        number = self._state.failed.get(leaf.key, 0) + 1
         ended = now if to.is_terminal else None
         text = None if meta is None else to_json(meta).decode()
-        self._state.attempt(AttemptChange(*leaf.key, 1, to.value, now, ended, error, None, None, text))
+        self._state.attempt(AttemptChange(*leaf.key, number, to.value, now, ended, error, None, None, text))
 
     # ── what arrives ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -209,7 +224,8 @@ class WaitDesk:
             if leaf is not None and leaf.kind is LeafKind.HUMAN:
                 self._answered(leaf, human)
         for signal in inbox.signals:
-            self._arrived(signal)
+            self._keep(signal)
+        self._offer_signals()
 
     def decide(self, leaf: LeafNode, row: ApprovalRow) -> None:
         """Apply a decision to the gate or approval that asked for it."""
@@ -239,35 +255,50 @@ class WaitDesk:
             self._fail(leaf, _denied(leaf, row))
 
     def _answered(self, leaf: LeafNode, row: HumanRow) -> None:
+        state, key, element = self._state, leaf.key, leaf.element
+        assert isinstance(element, HumanTask)
         try:
             self._finish(leaf, from_json(row.response_json or "null"), meta=None)
-            self._state.disarm(leaf.key, "timeout")
-        except InvalidOutput:  # judged when it was given; the model may have changed since
-            element = leaf.element
-            assert isinstance(element, HumanTask)
-            tries = self._state.failed[leaf.key] = self._state.failed.get(leaf.key, 0) + 1
+            state.disarm(key, "timeout")
+        except InvalidOutput as error:  # judged when it was given; the model may have changed since
+            tries = state.failed.get(key, 0) + 1
             if tries >= element.max_attempts:
-                self._fail(leaf, InvalidOutput(f"{element!r} got {tries} answers that do not fit"))
-            else:
-                self._ask_human(leaf, element)
+                state.disarm(key, "timeout")
+                self._fail(leaf, error)
+                return
+            self._attempt(leaf, S.FAILED, error=to_json(error_object(error)).decode())
+            state.failed[key] = tries
+            request = self._request_answer(leaf, element, state.timers.get((key, "timeout")))
+            state.tell("ApprovalRequested", leaf, request=request)
+            state.tell("NodeWaitingApproval", leaf, request=request)
 
-    def _arrived(self, signal: StoredSignal) -> None:
+    def _keep(self, signal: StoredSignal) -> None:
         state = self._state
-        if signal.seq <= state.last_signal:
-            return
-        state.last_signal = signal.seq
-        row = SignalRow(
-            from_json(signal.payload_json), signal.signal_name, signal.correlation_id, signal.seq, signal.received_at_ms
-        )
-        state.data.add_signal(row)
-        for leaf in list(self.scheduler.waiting.values()):
-            element = leaf.element
-            if (
-                isinstance(element, WaitForEvent)
-                and (element.event, element.correlation_id) == (row.signal_name, row.correlation_id)
-                and state.nodes.get(leaf.key) is S.WAITING_EVENT
-            ):
-                self._take_signal(leaf, element, row)
+        if signal.seq > state.last_signal:
+            state.last_signal = signal.seq
+            payload = from_json(signal.payload_json)
+            name, correlation_id = signal.signal_name, signal.correlation_id
+            state.data.add_signal(SignalRow(payload, name, correlation_id, signal.seq, signal.received_at_ms))
+
+    def _offer_signals(self) -> None:
+        """Give each signal that is new to this owner to the waits for it; what nobody waits for stays queued.
+
+        New are also signals that were stored before this owner took the run over, while its waits were parked.
+        """
+        state = self._state
+        new, self._offered = state.data.signals[self._offered :], len(state.data.signals)
+        for row in new:
+            where = (row.signal_name, row.correlation_id)
+            if row.seq <= state.consumed.get(where, -1):
+                continue
+            for leaf in list(self.scheduler.waiting.values()):
+                element = leaf.element
+                if (
+                    isinstance(element, WaitForEvent)
+                    and (element.event, element.correlation_id) == where
+                    and state.nodes.get(leaf.key) is S.WAITING_EVENT
+                ):
+                    self._take_signal(leaf, element, row)
 
     def _queued(self, element: WaitForEvent) -> SignalRow | None:
         """The first signal that matches and that no earlier wait has taken."""
@@ -297,15 +328,16 @@ class WaitDesk:
         except SmithersError as error:
             self._fail(leaf, error, meta=meta)
 
-    def due(self, key: Key, kind: str) -> None:
-        """A timer or a wait's timeout is due."""
+    def due(self, key: Key, kind: str, moment: int) -> None:
+        """A timer or a wait's timeout is due, since `moment`."""
         leaf = self.scheduler.waiting.get(key)
         if leaf is None:
             return
         state = self._state
         if kind == "timer":
             fired = state.step.now_ms
-            state.tell("TimerFired", leaf, timerId=key[0], firesAtMs=fired, firedAtMs=fired, delayMs=0)
+            late = fired - moment
+            state.tell("TimerFired", leaf, timerId=key[0], firesAtMs=moment, firedAtMs=fired, delayMs=late)
             self._attempt(leaf, S.FINISHED)
             state.move(leaf, S.FINISHED, attempt=1)
             state.step.events.append(attempt_event("NodeFinished", *key, 1))
@@ -324,40 +356,50 @@ class WaitDesk:
             except SmithersError as error:
                 self._fail(leaf, error)
         else:
-            late = WaitTimeout(
+            in_vain = WaitTimeout(
                 f"{element!r} waited {element.timeout_ms} ms in vain",
                 {"nodeId": key[0], "iteration": key[1], "timeoutMs": element.timeout_ms},
             )
-            self._fail(leaf, late)
+            self._fail(leaf, in_vain)
 
     # ── settling ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def abandon(self, leaf: LeafNode, reason: str) -> None:
-        """A leaf that waits is not wanted any more: its part of the tree failed, or is not mounted any more."""
-        state, key = self._state, leaf.key
+    def abandon(self, key: Key, reason: str) -> None:
+        """A node that waits is not wanted any more: its part of the tree failed, or is not mounted any more."""
+        state = self._state
         for kind in ("timer", "timeout", "retry", "quota"):
             if (key, kind) in state.timers and kind == "timer":
-                state.tell("TimerCancelled", leaf, timerId=key[0])
+                state.tell_of("TimerCancelled", key, timerId=key[0])
             state.disarm(key, kind)
-        if state.nodes.get(key) is S.WAITING_APPROVAL:
-            if leaf.kind is LeafKind.HUMAN:
-                state.row("human_closed", "cancelled", human_request_id(state.run_id, key))
-            else:
-                state.row("approval_closed", state.step.now_ms, f"smithers:{reason}", state.run_id, *key)
-                state.gates.pop(key, None)
+        if state.nodes.get(key) is S.WAITING_APPROVAL:  # one of the two has it
+            state.row("human_closed", "cancelled", human_request_id(state.run_id, key))
+            state.row("approval_closed", state.step.now_ms, f"smithers:{reason}", state.run_id, *key)
+            state.gates.pop(key, None)
+        if state.nodes.get(key) not in (S.PENDING, S.WAITING_QUOTA):
+            state.row("attempts_closed", state.step.now_ms, state.run_id, *key)
         state.held.discard(key)
-        state.move(leaf, S.CANCELLED)
-        state.tell("NodeCancelled", leaf, reason=reason)
+        state.move_key(key, S.CANCELLED)
+        state.tell_of("NodeCancelled", key, reason=reason)
 
     def _finish(self, leaf: LeafNode, value: object, *, meta: Mapping[str, object] | None) -> None:
         state = self._state
-        row: BaseModel = validate(leaf, value)
-        values = state.table(leaf).encode(row)
+        row, values = self._row_of(leaf, value)
         index = state.write_output(leaf, row, values)
         self._attempt(leaf, S.FINISHED, meta=meta)
-        state.move(leaf, S.FINISHED, attempt=1, output=index)
-        state.step.events.append(attempt_event("NodeFinished", *leaf.key, 1))
+        number = state.failed.get(leaf.key, 0) + 1
+        state.move(leaf, S.FINISHED, attempt=number, output=index)
+        state.step.events.append(attempt_event("NodeFinished", *leaf.key, number))
         self.scheduler.settled(leaf.key)
+
+    def _row_of(self, leaf: LeafNode, value: object) -> tuple[BaseModel, tuple[SqlValue, ...]]:
+        """A value as the leaf's row and its columns. Raises `InvalidOutput`."""
+        try:
+            row = validate(leaf, value)
+            return row, self._state.table(leaf).encode(row)
+        except SmithersError:
+            raise
+        except Exception as error:  # an author's validator may raise anything
+            raise InvalidOutput(f"{leaf.element!r}: the row was refused with {type(error).__name__}") from error
 
     def _skip(self, leaf: LeafNode) -> None:
         self._state.move(leaf, S.SKIPPED)
@@ -369,8 +411,9 @@ class WaitDesk:
         found = error_object(error)
         state.errors[leaf.key] = found
         self._attempt(leaf, S.FAILED, meta=meta, error=to_json(found).decode())
-        state.move(leaf, S.FAILED, attempt=1)
-        state.tell("NodeFailed", leaf, attempt=1, error=found)
+        number = state.failed.get(leaf.key, 0) + 1
+        state.move(leaf, S.FAILED, attempt=number)
+        state.tell("NodeFailed", leaf, attempt=number, error=found)
         self.scheduler.failures[leaf.key] = failure_of(leaf, found)
         self.scheduler.settled(leaf.key)
 
@@ -408,10 +451,15 @@ def gate_request(element: Task) -> dict[str, object]:
 def decision_row(element: Approval, row: ApprovalRow) -> dict[str, object]:
     """The row that an approval writes for a decision."""
     decision: dict[str, object] = from_json(row.decision_json) if row.decision_json else {}
+    is_denied = row.status != "approved"
     if element.mode == "select":
-        return {"selected": decision.get("selected", element.options[0]["key"]), "notes": row.note}
+        return {
+            "selected": None if is_denied else decision.get("selected", element.options[0]["key"]),
+            "notes": row.note,
+        }
     if element.mode == "rank":
-        return {"ranked": decision.get("ranked", [o["key"] for o in element.options]), "notes": row.note}
+        ranked = [] if is_denied else decision.get("ranked", [o["key"] for o in element.options])
+        return {"ranked": ranked, "notes": row.note}
     decided_at = None
     if row.decided_at_ms is not None:
         decided_at = datetime.fromtimestamp(row.decided_at_ms / 1000, UTC).isoformat()
@@ -434,9 +482,12 @@ def human_request_id(run_id: str, key: Key) -> str:
 
 
 def _holds(auto: AutoApprove) -> bool:
-    revert = auto.revert_on() if callable(auto.revert_on) else auto.revert_on
-    condition = auto.condition() if callable(auto.condition) else auto.condition
-    return not revert and (condition is None or bool(condition))
+    try:
+        revert = auto.revert_on() if callable(auto.revert_on) else auto.revert_on
+        condition = auto.condition() if callable(auto.condition) else auto.condition
+        return not revert and (condition is None or bool(condition))
+    except Exception as error:
+        raise WorkflowRenderFailed(f"a condition of auto_approve raised {type(error).__name__}") from error
 
 
 def _denied(leaf: LeafNode, row: ApprovalRow) -> ApprovalDenied:

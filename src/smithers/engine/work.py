@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from smithers.agents.resolve import resolve_agent
 from smithers.components.composites import Subflow
 from smithers.components.scope import Key, logical_id
 from smithers.components.task import CachePolicy, Task, agent_chain
@@ -84,7 +83,7 @@ class Work:
         assert isinstance(element, Task)
         try:
             finish(done, self._state.table(done.leaf), element.child)
-        except SmithersError as error:
+        except Exception as error:  # an author's validator may raise anything
             done.error = error
         self._driver.complete(done)
 
@@ -257,7 +256,7 @@ class Work:
                 "scope": [policy.scope, scope],
                 "node": policy.key or [leaf.key[0], leaf.key[1]],
                 "schema": self._schema_signature(leaf),
-                "agents": [resolve_agent(a).id for a in agent_chain(element.agent)] if element.agent else None,
+                "agents": _agent_ids(element),
                 "version": policy.version,
                 "by": by,
                 "deps": deps,
@@ -306,6 +305,14 @@ class Work:
             None,
             done.output.model_dump_json(),
         )
+
+
+def _agent_ids(element: Task) -> list[str]:
+    if element.agent is None:
+        return []
+    from smithers.agents.resolve import resolve_agent
+
+    return [resolve_agent(agent).id for agent in agent_chain(element.agent)]
 
 
 def _plain(value: object) -> object:

@@ -264,13 +264,10 @@ class _Extractor:
     def _leaf(self, element: Leaf, parent: PlanNode, index: int, scope: _Scope) -> LeafNode:
         logical = scope.prefix + element.id if scope.prefix else element.id
         loops = scope.loops
+        key = (logical, 0)
         if loops:
-            suffix = (
-                suffix_of(tuple((loop.logical_id, loop.iteration) for loop in loops[:-1])) if len(loops) > 1 else ""
-            )
+            suffix = suffix_of(tuple((loop.logical_id, loop.iteration) for loop in loops[:-1]))
             key = (logical + suffix, loops[-1].iteration)
-        else:
-            key = (logical, 0)
         names = self._names["task"]
         if logical in names:
             raise DuplicateId("task", logical)

@@ -1,8 +1,8 @@
 """Ready queues: leaves that could start, in order of priority and document, held to the caps of their groups.
 
 A leaf that finds no room in its group waits in that group's own heap, and the best one comes back when room is given
-back, so taking costs the logarithm of what is ready, however many leaves wait for a full group. It always holds: where a
-group has room and leaves wait in its heap, the best of them (of each kind, work and agents) is in the main heaps.
+back, so taking costs the logarithm of what is ready, however many leaves wait for a full group. It always holds: where
+a group has room and leaves wait in its heap, the best of them (of each kind, work and agents) is in the main heaps.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from smithers.components.scope import Key, LoopState
-from smithers.graph.plan import ContinueNode, Failure, LeafKind, LeafNode, LoopNode, Plan
+from smithers.graph.plan import ContinueNode, Failure, LeafKind, LeafNode, LoopNode, Plan, nodes_below
 from smithers.scheduler.outcomes import Continued, Deadlocked, Failed, Finished, Outcome
 from smithers.scheduler.states import NodeState
 from smithers.scheduler.walk import Walker
@@ -79,7 +79,7 @@ class Scheduler(Walker):
 
     def outcome(self) -> Outcome | None:
         """How the run ends, once nothing runs; None while there is something to do or to wait for."""
-        if self.queues.running or self._strays or any(not loop.region.chain_halted() for loop in self.loops_at_end):
+        if self.queues.running or any(not loop.region.chain_halted() for loop in self.loops_at_end):
             return None
         if self.plan.region.failure is not None:
             return Failed(self.plan.region.failure)
@@ -146,6 +146,7 @@ class Scheduler(Walker):
         leaf = self.plan.leaves.get(key)
         if leaf is not None and leaf.is_armed and not leaf.region.chain_halted():
             self._pass_over(leaf)
+            self._clear_child(leaf)
             self.queues.push(leaf)
             self._work_off()
 
@@ -153,6 +154,7 @@ class Scheduler(Walker):
         """A taken leaf was not started after all; it gives its room back and stays ready."""
         mine = self._give_back(leaf)
         if mine is not None and mine.is_armed:
+            self._clear_child(mine)
             self.queues.push(mine)
         self._work_off()
 
@@ -160,7 +162,7 @@ class Scheduler(Walker):
         """The leaf has reached a terminal state, which `states` (and `failures`) already show."""
         self.held.pop(key, None)
         self.waiting.pop(key, None)
-        self._strays.discard(key)
+        self._forget(key)
         leaf = self.plan.leaves.get(key)
         if leaf is None:
             return
@@ -189,12 +191,19 @@ class Scheduler(Walker):
                 self.waiting[key] = leaf
         elif leaf is not None:
             self.queues.enter(leaf)
-        else:
+        else:  # it runs on, and takes room of the run only
             self._strays.add(key)
+            self.queues.running += 1
+
+    def _forget(self, key: Key) -> None:
+        """A leaf that is not mounted any more does not run any more."""
+        if key in self._strays:
+            self._strays.remove(key)
+            self.queues.running -= 1
 
     def _give_back(self, leaf: LeafNode) -> LeafNode | None:
         """This plan's node for a leaf that may be of an earlier plan, without its room; None if it is not mounted."""
-        self._strays.discard(leaf.key)
+        self._forget(leaf.key)
         mine = self.plan.leaves.get(leaf.key)
         if mine is not None:
             self._leave(mine)
@@ -203,6 +212,14 @@ class Scheduler(Walker):
     def _leave(self, leaf: LeafNode) -> None:
         if leaf.in_slot:
             self._drained += self.queues.leave(leaf)
+
+    def _clear_child(self, leaf: LeafNode) -> None:
+        """A leaf is pending again: its child of a capped group has not begun if no other state there says so."""
+        if leaf.subtree is not None:
+            par, index = leaf.subtree
+            inside = (node for node in nodes_below(par.children[index]) if isinstance(node, LeafNode))
+            if not any(other.in_slot or self._has_worked(other) for other in inside):
+                self.queues.subtree_done(par, index)
 
     def _has_worked(self, leaf: LeafNode) -> bool:
         """Whether the leaf has used room, as far as its state tells: then its child of a capped group has begun."""

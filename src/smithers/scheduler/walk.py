@@ -133,9 +133,16 @@ class Walker:
             if leaf.may_be_passed:
                 self._open(leaf)
             return leaf.is_passed
-        if not leaf.depends or not self._dependencies.block(leaf):
-            self._arrive(leaf)
-        return False
+        if leaf.depends and self._dependencies.block(leaf):
+            return False
+        self._arrive(leaf)
+        if self._was_passed(leaf):
+            self._open(leaf)
+        return leaf.is_passed
+
+    def _was_passed(self, leaf: LeafNode) -> bool:
+        """Whether a wait was given up after what comes after it went on: that stays reached, with its failures."""
+        return leaf.may_be_passed and self.states.get(leaf.key) is NodeState.CANCELLED
 
     def _arrive(self, leaf: LeafNode) -> None:
         needs_no_room = leaf.kind.is_wait or leaf.needs_gate or leaf.element.skip_if
@@ -190,6 +197,8 @@ class Walker:
     def _release(self, node: PlanNode) -> None:
         for leaf in self._dependencies.release(node):
             self._arrive(leaf)
+            if self._was_passed(leaf):
+                self._pass_over(leaf)
 
     def _complete(self, node: PlanNode) -> None:
         """A node is complete: let its ancestors go on."""

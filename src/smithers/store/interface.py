@@ -292,6 +292,8 @@ class LoadedRun:
     """The signal that each finished wait took."""
     errors: dict[tuple[str, int], str]
     """The last error of each failed node."""
+    checkpoints: dict[tuple[str, int], str]
+    """The newest checkpoint of each node that has not finished."""
     outputs: dict[str, list[tuple[SqlValue, ...]]]
     """Rows of the given tables by output key: (run_id, node_id, iteration, *columns)."""
     last_wakeup: int

@@ -58,7 +58,7 @@ class Word(BaseModel):
 
 
 smithers, outputs = create_smithers({"mark": Mark, "verdict": Verdict, "word": Word})
-in_chapter, chapter_outputs = create_smithers({"output": Mark})
+in_chapter, _ = create_smithers({"output": Mark})
 
 
 class Execution(NamedTuple):
@@ -118,17 +118,6 @@ def threaded(id: str) -> Task:
     return Task(id, output=Mark)[run]
 
 
-def chapter_work(id: str, output: object) -> Task:
-    """A task of the child workflow."""
-    del output
-    return Task(id, output=chapter_outputs.output)[_chapter_mark]
-
-
-async def _chapter_mark() -> Mark:
-    found = record_execution()
-    return Mark(by=found.node_id)
-
-
 async def _flaky() -> Mark:
     """Fails until so many failures are on record. An interrupted attempt is none, and must not cost a retry."""
     found = record_execution()
@@ -152,8 +141,8 @@ def _rescue(error: Mapping[str, object]) -> Task:
 def chapter(ctx: Context[dict[str, object]]) -> Workflow:
     """A child that goes on as a new run, and rests between its two tasks."""
     if ctx.continuation is None:
-        return Workflow("chapter")[chapter_work("draft-chapter", None), ContinueAsNew({"drafted": True})]
-    return Workflow("chapter")[Timer("chapter-rest", duration="5ms"), chapter_work("print-chapter", None)]
+        return Workflow("chapter")[work("draft-chapter"), ContinueAsNew({"drafted": True})]
+    return Workflow("chapter")[Timer("chapter-rest", duration="5ms"), work("print-chapter")]
 
 
 @smithers
@@ -206,15 +195,52 @@ def doomed(ctx: Context[dict[str, object]]) -> Workflow:
 
 @in_chapter
 def doomed_chapter(ctx: Context[dict[str, object]]) -> Workflow:
-    """Waits for ever."""
-    return Workflow("doomed-chapter")[
-        chapter_work("draft-chapter", None),
-        Timer("chapter-rest", duration="1h"),
-        chapter_work("print-chapter", None),
-    ]
+    """Goes on as a new run, which waits for ever."""
+    if ctx.continuation is None:
+        return Workflow("doomed-chapter")[work("draft-chapter"), ContinueAsNew({"drafted": True})]
+    return Workflow("doomed-chapter")[Timer("chapter-rest", duration="1h"), work("print-chapter")]
 
 
-WORKFLOWS: dict[str, SmithersWorkflow] = {"mixed": mixed, "doomed": doomed}
+HOLD = "hold"
+"""While this file is there, the long task says in the pipe `entered` that it runs, and waits for the pipe `gate`."""
+
+
+async def _long() -> Mark:
+    found = record_execution()
+    folder = task_runtime().root_dir
+    if (folder / HOLD).exists():
+        await asyncio.to_thread((folder / "entered").write_text, f"{found.pid}\n")
+        await asyncio.to_thread((folder / "gate").read_text)
+    return Mark(by="long", n=found.pid)
+
+
+@smithers
+def slow(ctx: Context[dict[str, object]]) -> Workflow:
+    """Takes as long as the test wants."""
+    return Workflow("slow")[work("first"), Task("long", output=Mark)[_long], work("last")]
+
+
+@smithers
+def asking(ctx: Context[dict[str, object]]) -> Workflow:
+    """Waits for a decision between two tasks."""
+    return Workflow("asking")[work("first"), Approval("ship", output=Verdict), work("last")]
+
+
+@smithers
+def bulky(ctx: Context[dict[str, object]]) -> Workflow:
+    """Writes more than a small disk holds."""
+    return Workflow("bulky")[[_bulk(f"bulk-{i}") for i in range(12)], work("last")]
+
+
+def _bulk(id: str) -> Task:
+    async def run() -> Word:
+        record_execution()
+        return Word(text=id * 30_000)
+
+    return Task(id, output=Word)[run]
+
+
+WORKFLOWS: dict[str, SmithersWorkflow] = {w.function_name: w for w in (mixed, doomed, slow, asking, bulky)}
 
 IN_ORDER = ("plan", "outline", "flaky", "write", "open", "early", "ship", "late", "rest", "risky", "rescue", "cleanup")
 """Nodes of `mixed` that finish (or fail) one after the other."""
@@ -227,6 +253,8 @@ async def answer(control: Control, run_id: str, done: list[str]) -> None:
     """
     store = control.store
     row = await control.run(run_id)
+    if row.status == "continued" or row.parent_run_id is not None:
+        return  # what follows asks for nothing
     names = {signal.signal_name for signal in await store.aread(lambda c: reads.signals(c, run_id))}
     wanted = ["early"] + (["late"] if row.status == "waiting-event" else [])
     for name in wanted:

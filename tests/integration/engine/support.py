@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import to_json
@@ -48,6 +49,7 @@ class Verdict(BaseModel):
 smithers, outputs = create_smithers({"row": Row, "output": Out, "verdict": Verdict})
 
 Event = dict[str, object]
+T = TypeVar("T")
 
 
 class Bench:
@@ -93,11 +95,15 @@ class Bench:
 
     # ── running ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def start(self, workflow: SmithersWorkflow, input: object = None, run_id: str = "r", **options: object) -> RunHandle:
+    async def start(
+        self, workflow: SmithersWorkflow, input: object = None, run_id: str = "r", **options: object
+    ) -> RunHandle:
         """Launch a run and do not wait for it."""
         return await self.engine.launch(workflow, input, run_id=run_id, **options)  # type: ignore[arg-type]
 
-    async def run(self, workflow: SmithersWorkflow, input: object = None, run_id: str = "r", **options: object) -> RunResult:
+    async def run(
+        self, workflow: SmithersWorkflow, input: object = None, run_id: str = "r", **options: object
+    ) -> RunResult:
         """Run until it ends or parks."""
         handle = await self.start(workflow, input, run_id, **options)
         return await within(asyncio.shield(handle.result))
@@ -111,11 +117,18 @@ class Bench:
         """Wait until the log of a run has such an event."""
 
         async def look() -> Event:
+            while (
+                self.store.read(
+                    lambda c: c.execute("SELECT 1 FROM _smithers_runs WHERE run_id = ?", (run_id,)).fetchone()
+                )
+                is None
+            ):
+                await asyncio.sleep(0.005)  # it is just being launched
             async for row in follow(self.engine.hub, self.store, run_id):
                 found = wire_object(run_id, row)
-                if found["type"] == type and node_id in (None, found.get("nodeId")):
-                    if fields.items() <= found.items():
-                        return found
+                is_it = found["type"] == type and node_id in (None, found.get("nodeId"))
+                if is_it and all(found.get(name) == value for name, value in fields.items()):
+                    return found
             raise AssertionError(f"run {run_id} ended without {type} {node_id} {fields}: {self.types(run_id)}")
 
         return await within(look())
@@ -190,14 +203,16 @@ class Bench:
         """The texts of the rows in a table, in completion order."""
         seqs = {(n.node_id, n.iteration): n.output_seq or 0 for n in self.store.read(lambda c: reads.nodes(c, run_id))}
         rows = self.store.read(
-            lambda c: c.execute(f'SELECT node_id, iteration, text FROM "{table}" WHERE run_id = ?', (run_id,)).fetchall()
+            lambda c: c.execute(
+                f'SELECT node_id, iteration, text FROM "{table}" WHERE run_id = ?', (run_id,)
+            ).fetchall()
         )
         return [str(r[2]) for r in sorted(rows, key=lambda r: seqs[(str(r[0]), int(str(r[1])))])]
 
 
-async def within(work: object, seconds: float = 15.0) -> object:
+async def within(work: Awaitable[T], seconds: float = 15.0) -> T:
     """Wait, but not for ever: a run that hangs is a failure that names itself."""
-    return await asyncio.wait_for(work, seconds)  # type: ignore[arg-type]
+    return await asyncio.wait_for(work, seconds)
 
 
 class Calls:
@@ -211,7 +226,9 @@ class Calls:
     def __getitem__(self, name: str) -> int:
         return self.by_name.get(name, 0)
 
-    def task(self, name: str, *, fails: Callable[[int], BaseException | None] | None = None) -> Callable[[], dict[str, object]]:
+    def task(
+        self, name: str, *, fails: Callable[[int], BaseException | None] | None = None
+    ) -> Callable[[], dict[str, object]]:
         """A sync function that gives `{"text": name}`; `fails` may give an exception for the nth call."""
 
         async def work() -> dict[str, object]:

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 
 import pytest
 from pydantic import BaseModel, field_validator
+from tests.integration.engine.support import Bench, Calls, Out, Row, outputs, smithers
 
 from smithers import Parallel, Sequence, Task, Workflow, create_smithers, task_runtime
 from smithers.components.context import Context
 from smithers.errors import AgentConfigInvalid
 from smithers.testing import fake_agent
-from tests.integration.engine.support import Bench, Calls, Out, Row, outputs, smithers
 
 pytestmark = pytest.mark.anyio
 Ctx = Context[dict[str, object]]
@@ -154,7 +154,8 @@ async def test_a_required_dependency_without_a_row_fails_the_task(bench: Bench) 
     @smithers
     def flow(ctx: Ctx) -> Workflow:
         return Workflow(name="required")[
-            Task("gone", output=Row, skip_if=True)[{"n": 1}], Task("last", output=Row, deps={"gone": Row})[lambda gone: gone]
+            Task("gone", output=Row, skip_if=True)[{"n": 1}],
+            Task("last", output=Row, deps={"gone": Row})[lambda gone: gone],
         ]
 
     result = await bench.run(flow)
@@ -182,7 +183,9 @@ async def test_skip_if_skips_without_running_and_counts_as_done(bench: Bench) ->
 async def test_a_failure_fails_the_run_with_the_tasks_error_as_cause(bench: Bench) -> None:
     @smithers
     def flow(ctx: Ctx) -> Workflow:
-        return Workflow(name="fails")[Task("a", output=Row)[_raises(ValueError("no luck"))], Task("b", output=Row)[{"n": 1}]]
+        return Workflow(name="fails")[
+            Task("a", output=Row)[_raises(ValueError("no luck"))], Task("b", output=Row)[{"n": 1}]
+        ]
 
     result = await bench.run(flow)
 
@@ -357,7 +360,9 @@ async def test_whatever_work_raises_fails_the_task_and_not_the_engine(
     assert [a.state for a in bench.attempts("a")] == ["failed"]
 
 
-async def test_a_callable_that_returns_a_coroutine_is_awaited_and_an_awaitable_static_value_refused(bench: Bench) -> None:
+async def test_a_callable_that_returns_a_coroutine_is_awaited_and_an_awaitable_static_value_refused(
+    bench: Bench,
+) -> None:
     async def inner() -> Row:
         return Row(text="inner")
 
@@ -388,7 +393,9 @@ async def test_an_agents_prompt_may_be_a_function_of_its_dependencies(bench: Ben
 async def test_an_agent_setup_error_is_not_tried_again_although_agents_retry_by_default(bench: Bench) -> None:
     @smithers
     def flow(ctx: Ctx) -> Workflow:
-        return Workflow(name="config")[Task("a", output=Row, agent=fake_agent(Row, AgentConfigInvalid("bad key")))["Go."]]
+        return Workflow(name="config")[
+            Task("a", output=Row, agent=fake_agent(Row, AgentConfigInvalid("bad key")))["Go."]
+        ]
 
     result = await bench.run(flow)
 
@@ -419,7 +426,9 @@ async def test_a_fork_goes_on_from_the_other_tasks_conversation(bench: Bench) ->
 async def test_agents_text_and_agent_identity_are_kept_with_the_attempt(bench: Bench) -> None:
     @smithers
     def flow(ctx: Ctx) -> Workflow:
-        return Workflow(name="meta")[Task("a", output=Row, agent=fake_agent(Row, {"text": "hi"}, id="greeter"))["Hello."]]
+        return Workflow(name="meta")[
+            Task("a", output=Row, agent=fake_agent(Row, {"text": "hi"}, id="greeter"))["Hello."]
+        ]
 
     await bench.run(flow)
     attempt = bench.attempts("a")[0]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from smithers.components.scope import Key
+from smithers.components.scope import Key, LoopState
 from smithers.graph.plan import (
     ContinueNode,
     LeafKind,
@@ -83,9 +83,10 @@ class Oracle:
         live: Iterable[Key],
         held: Iterable[Key],
         approved: Iterable[Key],
+        loops: Mapping[str, LoopState],
         limit: int | None,
     ) -> None:
-        self.plan, self.states, self.codes, self.limit = plan, states, codes, limit
+        self.plan, self.states, self.codes, self.loops, self.limit = plan, states, codes, loops, limit
         self.live, self.held, self.approved = set(live), set(held), set(approved)
         self.done: set[PlanNode] = set()
 
@@ -93,7 +94,8 @@ class Oracle:
         root = self.walk(self.plan.root)
         running = [key for key in self.live if self.states[key] is S.IN_PROGRESS]
         if root.faults or root.continuations:
-            return Answer(frozenset(), (), None if running else self._end(root), frozenset(root.caught))
+            caught = [] if root.faults else root.caught  # nothing is rendered any more in a run that has failed
+            return Answer(frozenset(), (), None if running else self._end(root), frozenset(caught))
         free = [leaf for leaf in root.pending if not self.missing(leaf)]
         arrivals = [leaf for leaf in free if self.needs_no_room(leaf)]
         ready = sorted((leaf for leaf in free if leaf not in arrivals), key=lambda leaf: (-leaf.priority, leaf.ordinal))
@@ -135,7 +137,8 @@ class Oracle:
         if not asked:
             walk.pending.append(leaf)
         is_gate = leaf.kind.is_wait or leaf.needs_gate
-        walk.complete = leaf.element.wait_async and is_gate and (asked or leaf.key in self.approved)
+        was_asked = asked or leaf.key in self.approved or state is S.CANCELLED
+        walk.complete = leaf.element.wait_async and is_gate and was_asked
         return walk
 
     def needs_no_room(self, leaf: LeafNode) -> bool:
@@ -233,7 +236,8 @@ class Oracle:
 
     def loop(self, loop: LoopNode) -> Walk:
         element = loop.element
-        if loop.has_ended or (loop.iteration == 0 and element.until and not self.has_begun(loop)):
+        has_ended = self.loops.get(loop.id or "", LoopState()).done
+        if has_ended or (loop.iteration == 0 and element.until and not self.has_begun(loop)):
             return Walk()
         walk = self.walk(loop.body)
         at_end, walk.complete, walk.done = walk.done, False, False

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from smithers.graph.plan import LeafKind
-from smithers.scheduler.states import NodeState
 from tests.unit.scheduler.mini_engine import Run
 from tests.unit.scheduler.trees import Choices, Node, build, choices, trees
 
+from smithers.graph.plan import LeafKind
+from smithers.scheduler.states import NodeState
+
 S = NodeState
-CALM_AFTER = 60
+CALM_AFTER = 40
 """From this step on everything finishes, so that every history ends."""
 
 
@@ -52,6 +52,7 @@ def work(run: Run, id: str, action: int, kind: LeafKind) -> None:
             run.states[key] = S.PENDING
             run.live.discard(key)
             run.scheduler.returns(run.leaves[key])
+            run.force = True  # a loop in which nothing has begun after all looks at its condition again
             run.pump()
         case 6:
             run.settle(run.key(id), S.FINISHED)  # one more thing happens before the engine looks again
@@ -83,7 +84,7 @@ rooms = st.sampled_from([0, 1, 2, 100])
 limits = st.sampled_from([None, None, 1, 2])
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(trees, choices(), rooms, limits)
 def test_every_step_agrees_with_the_oracle_and_with_a_rebuild_and_every_history_ends(
     tree: Node, choices: Choices, agent_room: int, limit: int | None
@@ -92,7 +93,7 @@ def test_every_step_agrees_with_the_oracle_and_with_a_rebuild_and_every_history_
     assert run.outcome is not None
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(trees, st.lists(st.integers(0, 255), min_size=1, max_size=60), rooms, limits)
 def test_the_same_workflow_and_the_same_history_start_the_same_leaves_in_the_same_order(
     tree: Node, numbers: list[int], agent_room: int, limit: int | None

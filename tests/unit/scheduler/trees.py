@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from hypothesis import strategies as st
+from tests.unit.scheduler.mini_engine import Out
 
 from smithers.components.composites import Saga, SagaStep, Subflow, TryCatchFinally
 from smithers.components.context import Context
@@ -14,9 +16,24 @@ from smithers.components.flow import Branch, ContinueAsNew, Loop, MergeQueue, Pa
 from smithers.components.gates import Approval, HumanTask
 from smithers.components.task import Task
 from smithers.components.waits import Signal, Timer, WaitForEvent
-from tests.unit.scheduler.mini_engine import Out
 
-FLAGS = ("continue_on_fail", "quarantine", "wait_async", "gate", "skip_if", "with_children")
+FLAG_SETS = (
+    ("continue_on_fail",),
+    ("quarantine",),
+    ("quarantine",),
+    ("wait_async",),
+    ("wait_async", "gate"),
+    ("gate",),
+    ("skip_if",),
+    ("with_children",),
+    ("with_children", "wait_async"),
+    ("continue_on_fail", "gate"),
+)
+
+OnFailure = Literal["compensate", "compensate-and-fail", "fail"]
+ON_FAILURE: tuple[OnFailure, ...] = ("compensate", "compensate-and-fail", "fail")
+OnDeny = Literal["fail", "continue", "skip"]
+ON_DENY: tuple[OnDeny, ...] = ("fail", "continue", "skip")
 
 
 @dataclass(frozen=True)
@@ -27,7 +44,7 @@ class L:
     flags: frozenset[str] = frozenset()
     priority: int | None = None
     depends: tuple[int, ...] = ()
-    on_deny: str = "fail"
+    on_deny: OnDeny = "fail"
 
 
 @dataclass(frozen=True)
@@ -44,25 +61,26 @@ Node = L | C
 leaves = st.builds(
     L,
     st.sampled_from(
-        ["compute"] * 6 + ["agent"] * 3 + ["static", "subflow", "approval", "event", "signal", "timer", "human"]
+        ["compute"] * 11
+        + ["agent"] * 5
+        + ["subflow"] * 2
+        + ["approval", "event", "signal", "timer", "human", "continue"]
     ),
-    st.frozensets(st.sampled_from(FLAGS), max_size=2),
-    st.none() | st.none() | st.integers(-1, 1),
-    st.just(()) | st.just(()) | st.lists(st.integers(-2, 6).filter(bool), max_size=2).map(tuple),
-    st.sampled_from(["fail", "continue", "skip"]),
+    st.sampled_from([*[frozenset[str]()] * 8, *map(frozenset, FLAG_SETS)]),
+    st.sampled_from([None, None, None, -1, 0, 1]),
+    st.sampled_from([(), (), (), (), (), (), (), (1,), (2,), (3,), (4,), (1, 3), (6,), (-2,)]),
+    st.sampled_from(ON_DENY),
 )
 
 
 def _containers(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[Node]:
     options = st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4))
     kinds = ["seq", "par", "par", "queue", "loop", "loop", "try", "try", "saga", "branch"]
-    return st.builds(C, st.sampled_from(kinds), st.lists(inner, max_size=4).map(tuple), options)
+    return st.builds(C, st.sampled_from(kinds), st.lists(inner, min_size=1, max_size=5).map(tuple), options)
 
 
-nodes: st.SearchStrategy[Node] = st.recursive(
-    leaves | leaves | leaves | leaves | st.just(C("continue")), _containers, max_leaves=12
-)
-trees = st.builds(C, st.sampled_from(["seq", "par", "try"]), st.lists(nodes, min_size=1, max_size=5).map(tuple))
+nodes: st.SearchStrategy[Node] = st.recursive(leaves, _containers, max_leaves=12)
+trees = st.builds(C, st.sampled_from(["seq", "par", "try"]), st.lists(nodes, min_size=2, max_size=6).map(tuple))
 
 
 def build(tree: Node, ctx: Context[object]) -> list[Element]:
@@ -74,13 +92,16 @@ class _Builder:
     def __init__(self, ctx: Context[object]) -> None:
         self.ctx = ctx
         self.count = 0
+        self.around: list[int] = []
 
     def one(self, node: Node) -> list[Element]:
         number = self.count
         self.count += 1
         if isinstance(node, L):
             return [self.leaf(node, number)]
+        self.around.append(number)
         inner = [self.one(child) for child in node.children]
+        self.around.pop()
         return [self.container(node, f"n{number}", inner)]
 
     def has_row(self, distance: int, number: int) -> bool:
@@ -124,30 +145,26 @@ class _Builder:
                 )
             case "saga":
                 pairs = zip(inner[:half], inner[half:], strict=False)
-                on_failure = ("compensate", "compensate-and-fail", "fail")[first % 3]
-                steps = [
-                    SagaStep(f"s{i}", compensation=Sequence()[undo])[do] for i, (do, undo) in enumerate(pairs)
-                ]
-                return Saga(id, on_failure=on_failure)[steps]
+                steps = [SagaStep(f"s{i}", compensation=Sequence()[undo])[do] for i, (do, undo) in enumerate(pairs)]
+                return Saga(id, on_failure=ON_FAILURE[first % 3])[steps]
             case "branch":
                 return Branch(id=id, if_=self.has_row(first - 2, number), then=inner[:half], else_=inner[half:])
-            case "continue":
-                return ContinueAsNew()
             case _:
                 return Sequence(id, failure_policy="quarantine" if first == 1 else None)[flat]
 
     def leaf(self, leaf: L, number: int) -> Element:
         id = f"n{number}"
         flags = leaf.flags
-        policy = "quarantine" if "quarantine" in flags else None
+        policy: Literal["quarantine"] | None = "quarantine" if "quarantine" in flags else None
         wait_async, skip, tolerant = "wait_async" in flags, "skip_if" in flags, "continue_on_fail" in flags
-        depends = [f"n{number - distance}" for distance in leaf.depends]
+        targets = [number - distance for distance in leaf.depends]
+        depends = [f"n{target}" for target in targets if target not in self.around and target >= -1]
         match leaf.kind:
             case "approval":
                 found = Approval(
                     id,
                     output=Out,
-                    on_deny=leaf.on_deny,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+                    on_deny=leaf.on_deny,
                     skip_if=skip,
                     depends_on=depends,
                     wait_async=wait_async,
@@ -156,9 +173,7 @@ class _Builder:
                 )
                 return found[Task(f"{id}-then", output=Out)[{}]] if "with_children" in flags else found
             case "event":
-                return WaitForEvent(
-                    id, event="e", output=Out, skip_if=skip, depends_on=depends, wait_async=wait_async
-                )
+                return WaitForEvent(id, event="e", output=Out, skip_if=skip, depends_on=depends, wait_async=wait_async)
             case "signal":
                 return Signal(id, schema=Out, skip_if=skip, wait_async=wait_async)[Task(f"{id}-then", output=Out)[{}]]
             case "timer":
@@ -173,9 +188,11 @@ class _Builder:
                     wait_async=wait_async,
                     continue_on_fail=tolerant,
                 )
+            case "continue":
+                return ContinueAsNew()
             case "subflow":
                 return Subflow(
-                    id, workflow={}, output=Out, skip_if=skip, depends_on=depends, priority=leaf.priority
+                    id, workflow="child.py", output=Out, skip_if=skip, depends_on=depends, priority=leaf.priority
                 )
             case _:
                 task = Task(

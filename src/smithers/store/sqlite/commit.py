@@ -98,11 +98,7 @@ def _write_status(connection: apsw.Connection, step: Step) -> None:
     connection.execute(sql.SEEN_WAKEUPS, (step.run_id, 2**62 if status.is_terminal else seen))
     if status.is_terminal:
         # whoever waits for this run (a parent) reads on from here
-        connection.execute(
-            "INSERT INTO _smithers_wakeups (run_id) SELECT parent_run_id FROM _smithers_runs "
-            "WHERE run_id = ? AND parent_run_id IS NOT NULL",
-            (step.run_id,),
-        )
+        connection.execute(sql.WAKE_PARENT, (step.run_id,))
 
 
 def _refusal(connection: apsw.Connection, step: Step) -> Exception:

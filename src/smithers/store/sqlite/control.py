@@ -65,8 +65,11 @@ def claim(
     """Take a run over if nobody has since it was read. The new epoch, or None."""
     row = connection.execute(
         "UPDATE _smithers_runs SET runtime_owner_id = ?, epoch = epoch + 1, status = 'running', heartbeat_at_ms = ?, "
-        "finished_at_ms = NULL, error_json = NULL, cancel_requested_at_ms = NULL, cancel_request_source = NULL, "
-        "pause_requested_at_ms = NULL, started_at_ms = coalesce(started_at_ms, ?), "
+        "finished_at_ms = NULL, error_json = NULL, "
+        # what was asked of a run that had not ended yet still holds for its next owner
+        "cancel_requested_at_ms = CASE WHEN finished_at_ms IS NULL THEN cancel_requested_at_ms END, "
+        "cancel_request_source = CASE WHEN finished_at_ms IS NULL THEN cancel_request_source END, "
+        "pause_requested_at_ms = CASE WHEN status = 'running' THEN pause_requested_at_ms END, started_at_ms = coalesce(started_at_ms, ?), "
         "claim_count = CASE WHEN claim_frame = frame_no THEN claim_count + 1 ELSE 1 END, claim_frame = frame_no "
         "WHERE run_id = ? AND epoch = ? AND status <> 'continued' RETURNING epoch",
         (owner, now_ms, now_ms, run_id, expect_epoch),
@@ -84,6 +87,13 @@ def heartbeat(connection: apsw.Connection, owner: str, now_ms: int) -> set[str]:
         (now_ms, owner),
     )
     return {str(row[0]) for row in rows}
+
+
+def release(connection: apsw.Connection, run_id: str, owner: str) -> None:
+    """Give a run up, so that anybody may claim it; nothing if the owner does not hold it."""
+    connection.execute(
+        "UPDATE _smithers_runs SET runtime_owner_id = NULL WHERE run_id = ? AND runtime_owner_id = ?", (run_id, owner)
+    )
 
 
 def finalize_cancel(connection: apsw.Connection, run_id: str, now_ms: int, fence: tuple[str, int] | None) -> bool:
@@ -130,13 +140,12 @@ def finalize_cancel(connection: apsw.Connection, run_id: str, now_ms: int, fence
     append_events(connection, run_id, now_ms, events)
     connection.execute(sql.PARK, ("cancelled", None, True, now_ms, 0, run_id))
     connection.execute(sql.SEEN_WAKEUPS, (run_id, 2**62))
-    connection.execute(
-        "INSERT INTO _smithers_wakeups (run_id) SELECT parent_run_id FROM _smithers_runs "
-        "WHERE run_id = ? AND parent_run_id IS NOT NULL",
-        (run_id,),
-    )
-    for child in reads.runs(connection, (), 10_000, parent=run_id):
-        if child.status not in TERMINAL:
+    connection.execute(sql.WAKE_PARENT, (run_id,))
+    children = reads.runs(connection, (), 10_000, parent=run_id)
+    for child in children:
+        if child.status == "continued":
+            children += reads.runs(connection, (), 10_000, parent=child.run_id)
+        elif child.status not in TERMINAL:
             connection.execute(
                 "UPDATE _smithers_runs SET cancel_requested_at_ms = coalesce(cancel_requested_at_ms, ?), "
                 "cancel_request_source = coalesce(cancel_request_source, 'parent') WHERE run_id = ?",

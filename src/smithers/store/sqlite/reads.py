@@ -52,6 +52,12 @@ def spec(connection: apsw.Connection, run_id: str) -> tuple[str, str]:
     return str(row[0]), str(row[1])
 
 
+def idempotency_key(connection: apsw.Connection, run_id: str) -> str | None:
+    """The key that a run was launched with, if any."""
+    row = connection.execute("SELECT idempotency_key FROM _smithers_run_specs WHERE run_id = ?", (run_id,)).fetchone()
+    return None if row is None or row[0] is None else str(row[0])
+
+
 def runs(connection: apsw.Connection, statuses: Sequence[str], limit: int, parent: str | None = None) -> list[RunRow]:
     """Runs, newest first; of these statuses if any are given, children of `parent` if it is."""
     where, parameters = list[str](), list[SqlValue]()
@@ -97,6 +103,16 @@ def events(
     return [EventRow(*row) for row in rows]
 
 
+def successor(connection: apsw.Connection, run_id: str) -> str | None:
+    """The run that goes on for a continued one, None if it was not continued."""
+    row = connection.execute(
+        "SELECT json_extract(payload, '$.newRunId') FROM _smithers_events "
+        "WHERE run_id = ? AND type = 'RunContinuedAsNew' ORDER BY seq DESC LIMIT 1",
+        (run_id,),
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
 def last_seq(connection: apsw.Connection, run_id: str) -> int:
     """The number of a run's newest event, -1 for none. Raises `RunNotFound`."""
     return run(connection, run_id).next_seq - 1
@@ -128,7 +144,7 @@ def approval_history(connection: apsw.Connection, workflow: str, node_id: str, l
     """The newest manual decisions on one node of a workflow, over all runs."""
     rows = connection.execute(
         f"SELECT {_APPROVAL} FROM _smithers_approvals WHERE workflow_name = ? AND node_id = ? "
-        "AND decided_at_ms IS NOT NULL AND auto_approved = 0 ORDER BY decided_at_ms DESC LIMIT ?",
+        "AND decided_at_ms IS NOT NULL AND auto_approved = 0 AND coalesce(decided_by, '') NOT LIKE 'smithers:%' ORDER BY decided_at_ms DESC LIMIT ?",
         (workflow, node_id, limit),
     )
     return [ApprovalRow(*row) for row in rows]
@@ -307,6 +323,12 @@ def load(connection: apsw.Connection, run_id: str, tables: Sequence[tuple[TableD
         "AND error_json IS NOT NULL ORDER BY attempt",
         (run_id,),
     )
+    checkpoints = connection.execute(
+        "SELECT a.node_id, a.iteration, a.heartbeat_data_json FROM _smithers_attempts a "
+        "JOIN _smithers_nodes n USING (run_id, node_id, iteration) "
+        "WHERE a.run_id = ? AND a.heartbeat_data_json IS NOT NULL AND n.state <> 'finished' ORDER BY a.attempt",
+        (run_id,),
+    )
     open_attempts = connection.execute(
         f"SELECT {_ATTEMPT} FROM _smithers_attempts WHERE run_id = ? AND finished_at_ms IS NULL", (run_id,)
     )
@@ -325,6 +347,7 @@ def load(connection: apsw.Connection, run_id: str, tables: Sequence[tuple[TableD
         {(str(n), int(i)): int(c) for n, i, c in failures},
         {(str(n), int(i)): int(s) for n, i, s in consumed if s is not None},
         {(str(n), int(i)): str(e) for n, i, e in errors},
+        {(str(n), int(i)): str(d) for n, i, d in checkpoints},
         {table.key: [tuple(r) for r in connection.execute(text, (run_id,))] for table, text in tables},
         int(last[0] or 0) if last is not None else 0,
     )

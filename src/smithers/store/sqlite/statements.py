@@ -52,6 +52,16 @@ NEWER_WAKEUP: Final = "SELECT 1 FROM _smithers_wakeups WHERE run_id = ? AND id >
 
 WAKEUP: Final = "INSERT INTO _smithers_wakeups (run_id) VALUES (?)"
 
+WAKE_PARENT: Final = """
+WITH RECURSIVE above (run_id) AS (
+    SELECT parent_run_id FROM _smithers_runs WHERE run_id = ?
+    UNION ALL
+    SELECT r.parent_run_id FROM _smithers_runs r JOIN above USING (run_id) WHERE r.status = 'continued'
+)
+INSERT INTO _smithers_wakeups (run_id) SELECT run_id FROM above JOIN _smithers_runs USING (run_id) WHERE status <> 'continued'
+"""
+"""A run that goes on for a continued one has that as its parent; who waits for it is further up."""
+
 ROWS: Final[dict[str, str]] = {
     "frame": """
         INSERT INTO _smithers_frames (run_id, frame_no, created_at_ms, encoding, tree, tree_hash, reason)
@@ -99,6 +109,10 @@ ROWS: Final[dict[str, str]] = {
     "heartbeat": """
         UPDATE _smithers_attempts SET heartbeat_at_ms = ?, heartbeat_data_json = coalesce(?, heartbeat_data_json)
         WHERE run_id = ? AND node_id = ? AND iteration = ? AND attempt = ?
+    """,
+    "attempts_closed": """
+        UPDATE _smithers_attempts SET state = 'cancelled', finished_at_ms = ?
+        WHERE run_id = ? AND node_id = ? AND iteration = ? AND finished_at_ms IS NULL
     """,
     "attempt_meta": """
         UPDATE _smithers_attempts SET meta_json = ? WHERE run_id = ? AND node_id = ? AND iteration = ? AND attempt = ?

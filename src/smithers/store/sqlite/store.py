@@ -90,6 +90,10 @@ class SqliteStore:
         """End a run as cancelled; see `control.finalize_cancel`."""
         return await self.awrite(lambda c: control.finalize_cancel(c, run_id, now_ms, fence))
 
+    async def release(self, run_id: str, owner: str) -> None:
+        """Give up a run that this owner holds but does not drive any more."""
+        await self.awrite(lambda c: control.release(c, run_id, owner))
+
     async def heartbeat(self, owner: str, now_ms: int) -> set[str]:
         """See `Store.heartbeat`."""
         return await self.awrite(lambda c: control.heartbeat(c, owner, now_ms))

@@ -1,0 +1,220 @@
+"""Embed: an HTTP server inside a program, in the running event loop or in a thread with one of its own.
+
+The port is bound before anything else, so that a busy one is an `OSError` and port 0 is known at once. No signal handler is
+touched: whoever embeds the server decides when it stops. Stopping drains: streams get a last event, answers are finished,
+then the app's own things are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Callable, Generator
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+
+import uvicorn
+
+from smithers.asgi.guards import LOOPBACK_BINDS
+from smithers.asgi.protocol import guarded_protocol
+from smithers.asgi.routing import HttpApp
+
+log = logging.getLogger(__name__)
+BACKLOG = 2048
+GRACE_S = 10
+"""How long answers under way may take once the server is to stop."""
+
+OpenApp = Callable[[], AbstractAsyncContextManager[HttpApp]]
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `OSError`, as for a port that is taken."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG)  # type: ignore[arg-type]
+
+
+def is_loopback_bind(host: str) -> bool:
+    """Whether a server on this address is reachable from this machine only."""
+    return host.strip("[]").lower() in LOOPBACK_BINDS
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where a listening socket is reached."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+async def serve(
+    app: HttpApp,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    *,
+    headers_timeout_s: float = 30.0,
+    request_timeout_s: float = 60.0,
+    grace_s: float = GRACE_S,
+) -> None:
+    """Serve an app in this event loop until `stop` is set, then drain it. Closes the socket."""
+    config = uvicorn.Config(
+        app,
+        http=guarded_protocol(headers_timeout_s, request_timeout_s),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=max(1, int(grace_s)),
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        app.drain.start()
+        server.should_exit = True
+        try:
+            await serving
+        finally:
+            listener.close()
+
+
+class ServerThread:
+    """A server in a thread of its own, listening when this returns.
+
+    Ends with `close()` or as a context manager. A program whose main thread ends while a server is open stays, as for
+    any thread; Ctrl-C then closes it.
+
+    Args:
+        listener: the bound socket.
+        open_app: makes the app inside the server's event loop, and closes what belongs to it.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        open_app: OpenApp,
+        *,
+        headers_timeout_s: float,
+        request_timeout_s: float,
+    ) -> None:
+        self.host: str = listener.getsockname()[0]
+        self.port: int = listener.getsockname()[1]
+        self.url = url_of(listener)
+        self._listener = listener
+        self._open_app = open_app
+        self._limits = (headers_timeout_s, request_timeout_s)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._ready = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=f"smithers-server {self.port}")
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+        _open_servers.add(self)
+
+    def __repr__(self) -> str:
+        return f"<smithers server at {self.url}>"
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            self._failure = error
+        finally:
+            self._listener.close()
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        headers_timeout_s, request_timeout_s = self._limits
+        async with self._open_app() as app:
+            self._ready.set()
+            await serve(
+                app,
+                self._listener,
+                self._stop,
+                headers_timeout_s=headers_timeout_s,
+                request_timeout_s=request_timeout_s,
+            )
+
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are answered."""
+        return self._thread.is_alive()
+
+    def close(self) -> None:
+        """Stop: end streams, finish answers, give all runs up cleanly. May be called twice, from any thread.
+
+        Raises what ended the server, if it did not end because of this.
+        """
+        _open_servers.discard(self)
+        loop, stop = self._loop, self._stop
+        if loop is not None and stop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                loop.call_soon_threadsafe(stop.set)
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    async def aclose(self) -> None:
+        """As `close`, without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def wait(self) -> None:
+        """Block until the server has ended; an interrupt (Ctrl-C) closes it."""
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:
+            log.info("interrupted: the server closes")
+            self.close()
+
+    def __enter__(self) -> ServerThread:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> ServerThread:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+
+_open_servers: set[ServerThread] = set()
+
+
+def _wait_for_all() -> None:
+    for server in list(_open_servers):
+        server.wait()
+
+
+# Python takes thread pools away as soon as the main thread has ended, and the store works in some. The hook that runs
+# before that has no public name; without it, a program has to call `wait()` itself.
+_before_pools_end = getattr(threading, "_register_atexit", None)
+if _before_pools_end is not None:
+    _before_pools_end(_wait_for_all)

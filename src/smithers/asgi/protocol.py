@@ -1,0 +1,143 @@
+"""Protocol: uvicorn's HTTP connection with deadlines and a bound on headers, which uvicorn itself does not have.
+
+A client has `headers_timeout` for a request's head and `request_timeout` for the whole of it, counted from its first byte
+(or from the connection, for the first request), however slowly and steadily it sends. A late one is answered 408 and cut
+off; an answer may take as long as it likes. This reaches into uvicorn's internals (`cycle`, `pipeline`,
+`handle_websocket_upgrade`), so pyproject.toml holds uvicorn to one minor version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar, Literal
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 65_536
+"""The largest request line and headers together."""
+
+_ANSWERS = {
+    400: b"HTTP/1.1 400 Bad Request",
+    408: b"HTTP/1.1 408 Request Timeout",
+    431: b"HTTP/1.1 431 Request Header Fields Too Large",
+}
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """A connection that is cut off when its client is too slow or its headers are too large."""
+
+    headers_timeout_s: ClassVar[float] = 30.0
+    request_timeout_s: ClassVar[float] = 60.0
+
+    _phase: Literal["idle", "head", "body"] = "head"
+    _began: float = 0.0
+    _head_bytes: int = 0
+    _timer: asyncio.TimerHandle | None = None
+    _armed: str = ""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client has connected; the clock for its first request runs."""
+        super().connection_made(transport)
+        self._began = self.loop.time()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has left."""
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have arrived: parse them, then see what the connection waits for now."""
+        if self._phase != "body":
+            if self._phase == "idle":
+                self._began = self.loop.time()
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            self._disarm()
+        elif self._phase == "head" and self._head_bytes > MAX_HEAD_BYTES:
+            self._refuse(431, "Request header fields are too large")
+        else:
+            self._watch()
+
+    def on_message_begin(self) -> None:
+        """A request's first byte."""
+        super().on_message_begin()
+        if self._phase == "idle":
+            self._began = self.loop.time()
+        self._phase = "head"
+
+    def on_headers_complete(self) -> None:
+        """A request's head is there."""
+        super().on_headers_complete()
+        self._phase, self._head_bytes = "body", 0
+
+    def on_message_complete(self) -> None:
+        """A request is there as a whole."""
+        super().on_message_complete()
+        self._phase, self._head_bytes = "idle", 0
+
+    def handle_websocket_upgrade(self) -> None:
+        """The connection is a WebSocket's from now on, and may be silent for as long as it likes."""
+        self._disarm()
+        super().handle_websocket_upgrade()
+
+    def send_400_response(self, msg: str) -> None:
+        """What arrived is not HTTP."""
+        self._refuse(400, msg)
+
+    # ── the clock ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _watch(self) -> None:
+        if self._armed == self._phase or (self._phase == "idle" and self._timer is None):
+            return
+        self._disarm()
+        if self._phase != "idle":
+            limit = self.headers_timeout_s if self._phase == "head" else self.request_timeout_s
+            self._armed = self._phase
+            self._timer = self.loop.call_at(self._began + limit, self._late)
+
+    def _disarm(self) -> None:
+        self._armed = ""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        self._refuse(408, "The request took too long to arrive")
+
+    def _may_answer(self) -> bool:
+        """Whether the connection's next bytes would be the answer to the request that is arriving."""
+        cycle = self.cycle
+        if self.pipeline:
+            return False
+        if self._phase == "body":
+            return cycle is not None and not cycle.response_started
+        return cycle is None or cycle.response_complete
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer, unless an answer is on its way already, and hang up."""
+        self._disarm()
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        if self._may_answer():
+            body = b'{"error":{"code":"INVALID_REQUEST","message":"%b"}}' % message.encode("ascii")
+            self.transport.write(
+                b"%b\r\ncontent-type: application/json\r\ncache-control: no-store\r\nx-content-type-options: nosniff\r\n"
+                b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (_ANSWERS[status], len(body), body)
+            )
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self.transport.close()
+
+
+def guarded_protocol(headers_timeout_s: float, request_timeout_s: float) -> type[GuardedProtocol]:
+    """The protocol with these deadlines, in seconds; 0 is none."""
+    limits = {
+        "headers_timeout_s": headers_timeout_s or float("inf"),
+        "request_timeout_s": request_timeout_s or float("inf"),
+    }
+    return type("GuardedProtocol", (GuardedProtocol,), limits)

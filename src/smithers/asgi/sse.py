@@ -1,0 +1,92 @@
+"""Server-sent events: a run's log as a stream that is pushed, resumed by number, bounded in memory and ended cleanly.
+
+A batch is read only after the one before has been handed to the client, so a slow reader holds one batch and no more, and
+reads on from the log when it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Final
+
+from starlette.types import Receive, Scope, Send
+
+from smithers.asgi.drain import Drain
+from smithers.control.streams import RunStream
+from smithers.errors import SmithersError
+from smithers.events import EventRow, wire_json
+
+KEEP_ALIVE_S: Final = 10.0
+RETRY_MS: Final = 1_000
+
+_HEADERS: Final = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"connection", b"keep-alive"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-accel-buffering", b"no"),
+]
+_SHUTDOWN: Final = b'event: shutdown\ndata: {"reason":"server-shutdown"}\n\n'
+"""The last event of a stream that ends because the server does; a client reconnects after `retry`."""
+
+
+class EventStream:
+    """An answer that follows a run's log until the run has ended, the client has left, or the server stops."""
+
+    def __init__(self, stream: RunStream, drain: Drain, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+        self._stream = stream
+        self._drain = drain
+        self._keep_alive_s = keep_alive_s
+        self._has_left = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, as ASGI has it."""
+        leaving = asyncio.create_task(self._await_leaving(receive))
+        undrain = self._drain.listen(self._stream.wake)
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
+            await _write(send, f"retry: {RETRY_MS}\n\n".encode())
+            with suppress(SmithersError):  # a store that fails ends the stream; the client comes back
+                await self._tell(lambda text: _write(send, text))
+            if not self._has_left:
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            undrain()
+            self._stream.close()
+            leaving.cancel()
+
+    async def _tell(self, write: Callable[[bytes], Coroutine[object, object, None]]) -> None:
+        commented = time.monotonic()
+        while not self._has_left:
+            batch = await self._stream.read()
+            if batch.rows:
+                run_id = self._stream.run_id
+                await write("".join([_frame(run_id, row) for row in batch.rows]).encode())
+            if batch.is_over:
+                return
+            if self._drain.is_started:
+                await write(_SHUTDOWN)
+                return
+            now = time.monotonic()
+            if now - commented >= self._keep_alive_s:
+                commented = now
+                await write(b": keep-alive\n\n")
+            if not batch.has_more:
+                await self._stream.wait(commented + self._keep_alive_s - time.monotonic())
+
+    async def _await_leaving(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._has_left = True
+        self._stream.wake()
+
+
+async def _write(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def _frame(run_id: str, row: EventRow) -> str:
+    return f"event: smithers\ndata: {wire_json(run_id, row)}\nid: {row.seq}\n\n"

@@ -1,0 +1,174 @@
+"""The `smithers` command: wires commands to their modules, which are imported only when they are called, and turns what
+goes wrong into one line and an exit code.
+
+Exit codes: 0 done, 1 failure, 2 cancelled or asked to pause, 3 parked, 4 wrong arguments or something that the user can
+put right, 130 and 143 after SIGINT and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Literal, NoReturn
+
+import smithers
+from smithers.cli.output import Format, Output
+from smithers.errors import AuthoringError, Forbidden, InvalidInput, RunError, SmithersError, StoreNotFound
+
+if TYPE_CHECKING:
+    from cyclopts import App, CycloptsError
+
+USER_ERROR = 4
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+GC_THRESHOLD = 50_000
+"""Allocations between collections. Imports allocate much and free nothing; Python's default looks through it all the time."""
+
+COMMANDS = (
+    ("up", "running:up", "Run a workflow until it ends or can only wait."),
+    ("resume", "running:resume", "Go on with a stored run."),
+    ("ps", "listing:ps", "List runs."),
+    ("inspect", "inspecting:inspect", "Show everything about a run."),
+    ("logs", "logs:logs", "Show what happened in a run, in words."),
+    ("events", "logs:events", "Show the events of a run in full."),
+    ("output", "inspecting:output", "Show the row that a node has produced."),
+    ("approve", "deciding:approve", "Approve what a run waits for."),
+    ("deny", "deciding:deny", "Deny what a run waits for."),
+    ("answer", "deciding:answer", "Answer the question of a human task."),
+    ("signal", "deciding:signal", "Send a signal to a run."),
+    ("cancel", "requesting:cancel", "Cancel a run and its children."),
+    ("pause", "requesting:pause", "Ask a live run to finish what is under way and pause."),
+    ("graph", "graphing:graph", "Draw the tree of a workflow or a run."),
+    ("check", "checking:check", "Load a workflow and look for mistakes, without running it."),
+    ("init", "starting:init", "Write a starter project that runs offline."),
+    ("supervise", "supervising:supervise", "Go on with runs when what they wait for arrives."),
+)
+
+
+def make_app() -> App:
+    """The command line, without any command's module imported."""
+    from cyclopts import App
+
+    app = App(
+        name="smithers",
+        help="A durable orchestrator for AI workflows.",
+        version=smithers.__version__,
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        suppress_keyboard_interrupt=False,
+        help_format="plaintext",
+    )
+    for number, (name, place, help_text) in enumerate(COMMANDS):
+        app.command(f"smithers.cli.{place}", name=name, help=help_text, sort_key=number)
+
+    @app.command(sort_key=len(COMMANDS))
+    def completions(shell: Literal["bash", "zsh", "fish"], /) -> int:
+        """Print the completion script of a shell.
+
+        Parameters
+        ----------
+        shell
+            The shell to complete for.
+        """
+        Output().line(app.generate_completion(shell=shell))
+        return 0
+
+    del completions
+    return app
+
+
+def exit_code(error: SmithersError) -> int:
+    """What a command that ends with this error exits with."""
+    is_users = isinstance(error, (InvalidInput, RunError, AuthoringError, Forbidden, StoreNotFound))
+    return USER_ERROR if is_users else 1
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Run one command line; the exit code. Errors are told, never raised."""
+    from cyclopts import CycloptsError
+
+    output = Output(_wanted_format(tokens))
+    try:
+        result = make_app()(_with_resume_value(tokens))
+        return result if isinstance(result, int) else 0
+    except CycloptsError as error:
+        output.failure(InvalidInput(_first_line(error)))
+        return USER_ERROR
+    except SmithersError as error:
+        if "--debug" in tokens:
+            _traceback()
+        output.failure(error)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return PIPE_CLOSED
+    except Exception as error:
+        if "--debug" in tokens:
+            _traceback()
+            return 1
+        summary = f"unexpected {type(error).__name__}: {error}; run the command with --debug for the traceback"
+        output.failure(SmithersError(summary))
+        return 1
+
+
+def main() -> NoReturn:
+    """Entry point of the `smithers` command."""
+    gc.set_threshold(GC_THRESHOLD)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = PIPE_CLOSED
+    if code == PIPE_CLOSED:  # or the interpreter would complain at its end that it cannot flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if code in (INTERRUPTED, 129, 143) and threading.active_count() > 1:
+        # a thread cannot be stopped, and the interpreter would wait for the work that was just given up
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def _wanted_format(tokens: Sequence[str]) -> Format:
+    """The format as far as it can be told before (or without) understanding the rest."""
+    last = ""
+    for before, token in zip(["", *tokens], tokens, strict=False):
+        if before == "--format":
+            last = token
+        elif token.startswith("--format="):
+            last = token.removeprefix("--format=")
+    return "json" if last == "json" else "jsonl" if last == "jsonl" else "text"
+
+
+def _with_resume_value(tokens: Sequence[str]) -> list[str]:
+    """`up … --resume` may stand alone; then `--run-id` says which run is meant. Gives it an empty value."""
+    found = list(tokens)
+    if found[:1] == ["up"] and "--resume" in found:
+        at = found.index("--resume")
+        follows = found[at + 1 : at + 2]
+        others = [t for t in found[1:at] if not t.startswith("-")]
+        if not follows or follows[0].startswith("-") or (not others and follows[0].endswith(".py")):
+            found[at] = "--resume="
+    return found
+
+
+def _first_line(error: CycloptsError) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""Hosting: runs of workflow files, over as many databases as the workflows name. Launches, resumes, finds and wakes them.
+
+Each database that is used gets an engine, a host that goes on with whatever can go on, and, where the server has another
+database of its own, a mirror into that one. A run is looked for where it was started, then in the server's database (which
+knows where a mirrored run lives), then in every database that is open here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from smithers.components.workflow import SmithersWorkflow
+from smithers.control.control import Control
+from smithers.control.mirror import Mirror
+from smithers.control.streams import RunStream, StreamHub
+from smithers.control.workflows import WorkflowFiles
+from smithers.engine import leases
+from smithers.engine.clock import Clock, SystemClock
+from smithers.engine.engine import Engine, checked_run_id
+from smithers.engine.host import Host
+from smithers.errors import (
+    ResumeMetadataMismatch,
+    RunAlreadyExists,
+    RunNotFound,
+    RunNotResumable,
+    SmithersError,
+    StoreNotFound,
+)
+from smithers.settings import Settings
+from smithers.store import open_store
+from smithers.store.interface import RunRow
+from smithers.store.sqlite import mirror, reads
+from smithers.store.sqlite.store import SqliteStore
+
+log = logging.getLogger(__name__)
+MAX_REMEMBERED = 10_000
+HOST_RETRY_S = 5.0
+
+
+@dataclass(slots=True)
+class Place:
+    """A database with what goes on in it."""
+
+    path: str
+    store: SqliteStore
+    engine: Engine
+    hub: StreamHub
+    control: Control
+    mirror: Mirror | None = None
+    hosting: asyncio.Task[None] | None = None
+
+    def stream(self, run_id: str, after: int) -> RunStream:
+        """Read a run's log on from an event number."""
+        return RunStream(self.hub, self.store, run_id, after)
+
+
+class Hosting:
+    """The runs that a server hosts. Belongs to one event loop; `start` before use, `close` at the end.
+
+    Args:
+        files: finds and loads workflows.
+        settings: how the engines work.
+        db: the server's own database, if it has one.
+        on_open: told of each database before anything happens in it.
+    """
+
+    def __init__(
+        self,
+        files: WorkflowFiles,
+        settings: Settings,
+        *,
+        db: str | None = None,
+        clock: Clock | None = None,
+        on_open: Callable[[Place], None] | None = None,
+    ) -> None:
+        self.files = files
+        self.clock: Clock = clock or SystemClock()
+        self._settings = settings
+        self._on_open = on_open
+        self._db = None if db is None else place_name(db)
+        self._places: dict[str, Place] = {}
+        self._opening = asyncio.Lock()
+        self._homes: dict[str, Place] = {}
+        self._busy: set[str] = set()
+        """Runs that are being started or resumed at this moment."""
+        self._stop = asyncio.Event()
+
+    # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Open the server's database, and go on with what can go on there and in databases that it mirrors.
+
+        Raises `StorageError` for the server's own database only.
+        """
+        if self._db is None:
+            return
+        server = await self.place(self._db)
+        for name in await server.store.aread(mirror.places):
+            try:
+                await self.place(name, create=False)
+            except SmithersError as error:
+                log.warning("a mirrored database cannot be opened", extra={"code": error.error_code})
+
+    async def close(self) -> None:
+        """Give all runs up cleanly, so that any process may go on with them, and close the databases."""
+        self._stop.set()
+        places = sorted(self._places.values(), key=lambda p: p.path == self._db)  # mirrors write to the server's
+        for place in places:
+            if place.hosting is not None:
+                await asyncio.gather(place.hosting, return_exceptions=True)
+        for place in places:
+            await place.engine.close()
+            if place.mirror is not None:
+                await place.mirror.close()
+            place.hub.close()
+        for place in places:
+            await asyncio.to_thread(place.store.close)
+        self._places.clear()
+
+    @property
+    def server(self) -> Place | None:
+        """The server's own database."""
+        return None if self._db is None else self._places.get(self._db)
+
+    @property
+    def places(self) -> list[Place]:
+        """All open databases."""
+        return list(self._places.values())
+
+    async def place(self, db: str, *, create: bool = True) -> Place:
+        """The database of this name, opened if need be. Raises `StorageError`."""
+        name = place_name(db)
+        found = self._places.get(name)
+        if found is None:
+            async with self._opening:
+                found = self._places.get(name)
+                if found is None:
+                    found = self._places[name] = await self._open(name, create)
+        return found
+
+    async def _open(self, name: str, create: bool) -> Place:
+        settings = self._settings
+        store = await asyncio.to_thread(
+            open_store,
+            name,
+            create=create,
+            durability=settings.durability,
+            busy_timeout_s=settings.busy_timeout_s,
+        )
+        hub = StreamHub(store)
+        engine = Engine(store, settings, self.clock)
+        engine.hub = hub
+        place = Place(name, store, engine, hub, Control(store, clock=self.clock, hub=hub))
+        server = self.server
+        if server is not None:
+            place.mirror = Mirror(store, server.store, hub, name)
+        if self._on_open is not None:
+            self._on_open(place)
+        await engine.start()
+        place.hosting = asyncio.create_task(self._host(place))
+        return place
+
+    async def _host(self, place: Place) -> None:
+        while not self._stop.is_set():
+            try:
+                await Host(place.engine, self._workflow_of).run(self._stop)
+            except SmithersError as error:
+                log.warning("hosting stopped for a while", extra={"code": error.error_code})
+                await asyncio.sleep(HOST_RETRY_S)
+
+    async def _workflow_of(self, row: RunRow) -> SmithersWorkflow:
+        if row.workflow_path is None:
+            raise RunNotResumable(f"run {row.run_id!r} was started from a workflow that is in no file")
+        if not self.files.allows(row.workflow_path):
+            raise RunNotResumable(f"the workflow of run {row.run_id!r} is outside the root folder")
+        workflow, _ = await self.files.load(Path(row.workflow_path).resolve())
+        return workflow
+
+    async def shown(self) -> Place | None:
+        """The server's own database, with every mirrored run as it is now; None if the server has none."""
+        server = self.server
+        if server is not None:
+            for place in self.places:
+                if place.mirror is not None:
+                    await place.mirror.flush()
+        return server
+
+    # ── launching and resuming ─────────────────────────────────────────────────────────────────────────────────────
+
+    async def launch(
+        self, path: str, input: object = None, *, run_id: str | None = None, max_concurrency: int | None = None
+    ) -> str:
+        """Start a run of a workflow file; durable on return. Gives its id.
+
+        Raises:
+            InvalidInput, WorkflowLoadFailed, RunAlreadyExists.
+        """
+        run_id = str(uuid4()) if run_id is None else checked_run_id(run_id)
+        file = self.files.find(path)
+        workflow, _ = await self.files.load(file)
+        place = await self.place(workflow.db)
+        async with self._reserved(run_id) as is_mine:
+            if not is_mine or await self._is_taken(run_id, place):
+                raise RunAlreadyExists(run_id)
+            await place.engine.launch(
+                workflow,
+                input,
+                run_id=run_id,
+                root_dir=str(self.files.work_dir(file)),
+                max_concurrency=max_concurrency,
+                workflow_path=str(file),
+            )
+        self._remember(run_id, place)
+        return run_id
+
+    async def _is_taken(self, run_id: str, place: Place) -> bool:
+        """Whether the server's database shows a run of this id from elsewhere; one at home is refused by the store."""
+        server = self.server
+        if server is None or server is place:
+            return False
+        is_there, _ = await server.store.aread(lambda c: mirror.place_of(c, run_id))
+        return is_there
+
+    async def resume(self, path: str, run_id: str, *, max_concurrency: int | None = None) -> bool:
+        """Go on with a run of a workflow file. False if it is being driven already, here or elsewhere.
+
+        Raises:
+            RunNotFound, RunNotResumable, RunOwnerAlive, ResumeMetadataMismatch, InvalidInput, WorkflowLoadFailed.
+        """
+        file = self.files.find(path)
+        workflow, digest = await self.files.load(file)
+        place = await self.place(workflow.db)
+        row = await place.control.run(run_id)
+        if row.workflow_path not in (None, str(file)) and row.workflow_hash not in (None, digest):
+            raise ResumeMetadataMismatch(
+                f"run {run_id!r} was started from another workflow file",
+                {"mismatches": ["workflowPath"], "existing": row.workflow_path, "current": str(file)},
+            )
+        self._remember(run_id, place)
+        if self._is_driven(place, row):
+            return False
+        async with self._reserved(run_id) as is_mine:
+            if not is_mine or run_id in place.engine.drivers:
+                return False
+            await place.engine.resume(
+                run_id, workflow, max_concurrency=max_concurrency, root_dir=str(self.files.work_dir(file))
+            )
+        return True
+
+    def _is_driven(self, place: Place, row: RunRow) -> bool:
+        if row.run_id in place.engine.drivers:
+            return True
+        now = self.clock.now_ms()
+        if row.status != "running" or leases.may_take_over(row, now, self._settings.lease_ms):
+            return False
+        return now - (row.heartbeat_at_ms or 0) <= leases.LEASE_MS
+
+    @asynccontextmanager
+    async def _reserved(self, run_id: str) -> AsyncIterator[bool]:
+        """Have a run for oneself; False if somebody else has it at the moment."""
+        if run_id in self._busy:
+            yield False
+            return
+        self._busy.add(run_id)
+        try:
+            yield True
+        finally:
+            self._busy.discard(run_id)
+
+    # ── finding ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def find(self, run_id: str) -> Place:
+        """The database that a run lives in. Raises `RunNotFound`."""
+        known = self._homes.get(run_id)
+        if known is not None:
+            return known
+        found = await self._look(run_id)
+        self._remember(run_id, found)
+        return found
+
+    async def _look(self, run_id: str) -> Place:
+        server = self.server
+        if server is not None:
+            is_there, elsewhere = await server.store.aread(lambda c: mirror.place_of(c, run_id))
+            if is_there:
+                return server if elsewhere is None else await self._owner(elsewhere, run_id, server)
+        for place in self.places:
+            if place is not server and await place.store.aread(lambda c: _has(c, run_id)):
+                return place
+        raise RunNotFound(run_id)
+
+    async def _owner(self, name: str, run_id: str, server: Place) -> Place:
+        """Where a mirrored run lives; its mirror, if that database is gone."""
+        try:
+            place = await self.place(name, create=False)
+            if await place.store.aread(lambda c: _has(c, run_id)):
+                return place
+        except StoreNotFound:
+            log.warning("the database of a mirrored run is gone", extra={"run_id": run_id})
+        return server
+
+    def _remember(self, run_id: str, place: Place) -> None:
+        self._homes[run_id] = place
+        if len(self._homes) > MAX_REMEMBERED:
+            del self._homes[next(iter(self._homes))]
+
+
+def place_name(db: str) -> str:
+    """One name for a database, however it was spelled."""
+    return str(Path(db.removeprefix("sqlite:///")).resolve()) if "://" not in db.removeprefix("sqlite:///") else db
+
+
+def _has(connection: reads.Connection, run_id: str) -> bool:
+    try:
+        reads.run(connection, run_id)
+    except RunNotFound:
+        return False
+    return True

@@ -1,0 +1,159 @@
+"""Listing: what lists and status pages show of runs, approvals and frames, in the wire's spelling."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic_core import from_json
+
+from smithers.control import views
+from smithers.control.control import Control
+from smithers.graph.delta import decode_frame
+from smithers.graph.tree import TreeNode, canonical
+from smithers.jsons import object_of, text_of
+from smithers.store.interface import RunRow
+from smithers.store.sqlite import pages, reads
+
+
+class RunStatusView(NamedTuple):
+    """A run with its derived state and its nodes counted by state."""
+
+    run: RunRow
+    state: dict[str, object]
+    summary: dict[str, int]
+
+    def wire(self) -> dict[str, object]:
+        """As it is sent."""
+        return {
+            "runId": self.run.run_id,
+            "workflowName": self.run.workflow_name or "workflow",
+            "status": self.run.status or "unknown",
+            "startedAtMs": self.run.started_at_ms,
+            "finishedAtMs": self.run.finished_at_ms,
+            "runState": self.state,
+            "summary": self.summary,
+        }
+
+
+async def run_status(control: Control, run_id: str) -> RunStatusView:
+    """A run as it is now. Raises `RunNotFound`."""
+    now = control.clock.now_ms()
+
+    def query(c: reads.Connection) -> RunStatusView:
+        run = reads.run(c, run_id)
+        return RunStatusView(run, _state(c, run, now), pages.node_counts(c, run_id))
+
+    return await control.store.aread(query)
+
+
+def _state(c: reads.Connection, run: RunRow, now_ms: int) -> dict[str, object]:
+    is_parked = run.status.startswith("waiting-")
+    return views.run_state(
+        run,
+        nodes=reads.nodes(c, run.run_id) if is_parked else [],
+        approvals=reads.approvals(c, run.run_id) if is_parked else [],
+        timers=reads.timers(c, run.run_id) if is_parked else [],
+        now_ms=now_ms,
+    )
+
+
+async def run_list(
+    control: Control, *, status: str | None = None, workflow: str | None = None, limit: int = 50
+) -> list[dict[str, object]]:
+    """Runs, newest first, as they are sent. `running` also finds continued ones; an unknown status finds nothing."""
+    statuses = () if not status else ("running", "continued") if status == "running" else (status,)
+    now = control.clock.now_ms()
+
+    def query(c: reads.Connection) -> list[dict[str, object]]:
+        found = pages.run_page(c, statuses=statuses, workflow=workflow or None, limit=limit)
+        return [{**run_row(run, config), "runState": _state(c, run, now)} for run, config in found]
+
+    return await control.store.aread(query)
+
+
+def run_row(run: RunRow, config_json: str | None) -> dict[str, object]:
+    """A run's row, as it is sent."""
+    return {
+        "runId": run.run_id,
+        "parentRunId": run.parent_run_id,
+        "workflowName": run.workflow_name,
+        "workflowPath": run.workflow_path,
+        "workflowHash": run.workflow_hash,
+        "status": run.status,
+        "createdAtMs": run.created_at_ms,
+        "startedAtMs": run.started_at_ms,
+        "finishedAtMs": run.finished_at_ms,
+        "heartbeatAtMs": run.heartbeat_at_ms,
+        "runtimeOwnerId": run.runtime_owner_id,
+        "cancelRequestedAtMs": run.cancel_requested_at_ms,
+        "cancelRequestId": None,
+        "cancelRequestSource": run.cancel_request_source,
+        "cancelRequestClientIdentity": None,
+        "cancelRequestClientPid": None,
+        "pauseRequestedAtMs": run.pause_requested_at_ms,
+        "hijackRequestedAtMs": None,
+        "hijackTarget": None,
+        "vcsType": None,
+        "vcsRoot": None,
+        "vcsRevision": None,
+        "errorJson": run.error_json,
+        "configJson": config_json,
+    }
+
+
+async def approval_list(control: Control) -> list[dict[str, object]]:
+    """Open approvals of runs that have not ended, oldest first, as they are sent."""
+    now = control.clock.now_ms()
+    found = await control.store.aread(pages.open_approvals)
+    out: list[dict[str, object]] = []
+    for row, label, run_status in found:
+        request = object_of(from_json(row.request_json))
+        out.append(
+            {
+                "runId": row.run_id,
+                "nodeId": row.node_id,
+                "workflowName": row.workflow_name or "workflow",
+                "iteration": row.iteration,
+                "runStatus": run_status,
+                "label": label or row.node_id,
+                "requestTitle": text_of(request.get("title")) or label or row.node_id,
+                "requestSummary": row.note or text_of(request.get("summary")),
+                "note": row.note,
+                "decidedBy": row.decided_by,
+                "requestedAtMs": row.requested_at_ms,
+                "waitingMs": max(0, now - row.requested_at_ms),
+            }
+        )
+    return out
+
+
+async def frame_list(
+    control: Control, run_id: str, *, after: int | None = None, limit: int = 50
+) -> list[dict[str, object]]:
+    """The newest frames, newest first, as they are sent: each with its whole tree, however it is stored."""
+    rows, wanted = await control.store.aread(lambda c: pages.newest_frames(c, run_id, after, limit))
+    out: list[dict[str, object]] = []
+    tree: TreeNode | None = None
+    for index, row in enumerate(rows):
+        tree = decode_frame(row.encoding, row.tree, tree)
+        if index < len(rows) - wanted:
+            continue
+        out.append(
+            {
+                "runId": run_id,
+                "frameNo": row.frame_no,
+                "createdAtMs": row.created_at_ms,
+                "xmlJson": canonical(tree),
+                "xmlHash": row.tree_hash,
+                "encoding": row.encoding,
+                "mountedTaskIdsJson": None,
+                "taskIndexJson": None,
+                "note": None,
+            }
+        )
+    return out[::-1]
+
+
+async def gauges(control: Control) -> dict[str, int]:
+    """What is going on now, by the metrics' names."""
+    return await control.store.aread(pages.gauges)

@@ -1,0 +1,146 @@
+"""Streams: reading a run's log on from a cursor, and a hub that wakes only the readers for whom there is something new."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+from smithers.engine.hub import Hub
+from smithers.errors import SmithersError
+from smithers.events import EventRow
+from smithers.store.interface import Step
+from smithers.store.sqlite import pages, reads
+
+if TYPE_CHECKING:
+    from smithers.store.sqlite.store import SqliteStore
+
+BATCH = 200
+TERMINAL = ("finished", "failed", "cancelled", "continued")
+
+OnStep = Callable[[str, Step, int], None]
+
+
+class StreamHub(Hub):
+    """A hub for many readers: when somebody else has written, one query tells which logs have grown."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        super().__init__()
+        self._store = store
+        self._subscribed: dict[str, int] = {}
+        self._is_stale = False
+        self._checking: asyncio.Task[None] | None = None
+        self._unwatch: Callable[[], None] | None = None
+        self.on_step: list[OnStep] = []
+        """Told of each step that is committed in this process."""
+        self.on_touch: list[Callable[[str], None]] = []
+        """Told of a run that was written to in this process otherwise."""
+
+    def publish(self, run_id: str, step: Step, first_seq: int) -> None:
+        """A step was committed."""
+        super().publish(run_id, step, first_seq)
+        for tell in self.on_step:
+            tell(run_id, step, first_seq)
+
+    def touch(self, run_id: str) -> None:
+        """A door has written to a run."""
+        self.wake(run_id)
+        for tell in self.on_touch:
+            tell(run_id)
+
+    def wake_all(self) -> None:
+        """Any log may have grown; look which."""
+        self._is_stale = True
+        if self._checking is None and self._by_run:
+            self._checking = asyncio.get_running_loop().create_task(self._check())
+
+    async def _check(self) -> None:
+        try:
+            while self._is_stale:
+                self._is_stale = False
+                seen = {run_id: min(s.cursor for s in group) for run_id, group in self._by_run.items()}
+                try:
+                    grown = await self._store.aread(lambda c, seen=seen: pages.grown(c, seen))  # type: ignore[misc]
+                except SmithersError:
+                    grown = list(seen)  # each reader finds out by itself
+                for run_id in grown:
+                    self.wake(run_id)
+        finally:
+            self._checking = None
+
+    def watch_store(self) -> None:
+        """Listen for commits by itself, where no engine does it for this hub."""
+        if self._unwatch is None:
+            loop = asyncio.get_running_loop()
+
+            def heard() -> None:
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(self.wake_all)
+
+            self._unwatch = self._store.watch(heard)
+
+    def close(self) -> None:
+        """Listen no more."""
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+        if self._checking is not None:
+            self._checking.cancel()
+
+
+class Batch(NamedTuple):
+    """What one look at a log gave.
+
+    Attributes:
+        has_more: there is more to read at once.
+        is_over: the run has ended and everything was read.
+    """
+
+    rows: list[EventRow]
+    has_more: bool
+    is_over: bool
+
+
+class RunStream:
+    """One reader of one run's log. Replay and live are one path: read from the cursor, sleep until there is more."""
+
+    def __init__(self, hub: Hub, store: SqliteStore, run_id: str, after: int) -> None:
+        self.run_id = run_id
+        self._store = store
+        self._subscription, self._end = hub.subscribe(run_id, after)
+
+    async def read(self) -> Batch:
+        """What there is after the cursor, up to a batch; moves the cursor."""
+        subscription = self._subscription
+        subscription.more.clear()
+
+        def query(c: reads.Connection) -> Batch:
+            rows = reads.events(c, self.run_id, subscription.cursor, BATCH)
+            if len(rows) == BATCH:
+                return Batch(rows, True, False)
+            run = reads.run(c, self.run_id)
+            return Batch(rows, False, run.status in TERMINAL)
+
+        batch = await self._store.aread(query)
+        if batch.rows:
+            subscription.cursor = batch.rows[-1].seq
+        return batch
+
+    async def wait(self, seconds: float, *, again: bool = False) -> None:
+        """Until there may be more, at most so long; with `again`, more than at the moment."""
+        if again:
+            self._subscription.more.clear()
+        if self._subscription.more.is_set():
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, 0.0)):
+                await self._subscription.more.wait()
+
+    def wake(self) -> None:
+        """End a `wait`."""
+        self._subscription.more.set()
+
+    def close(self) -> None:
+        """Read no more."""
+        self._end()

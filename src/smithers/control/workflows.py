@@ -1,0 +1,113 @@
+"""Workflows by path: what a host runs, loaded afresh whenever its source has changed, and only then."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from smithers.components.workflow import SmithersWorkflow
+from smithers.engine.loading import load_workflow, source_files, source_hash
+from smithers.errors import InvalidInput, WorkflowLoadFailed
+
+SETTLED_NS = 2_000_000_000
+"""A file that was changed less than this before it was looked at may change again without its time stamp showing it."""
+MAX_KEPT = 256
+
+Stamp = tuple[Path, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    workflow: SmithersWorkflow
+    hash: str | None
+    stamps: tuple[Stamp, ...]
+    looked_at_ns: int
+
+    def is_current(self) -> bool:
+        """Whether no file can have changed since it was looked at, judged without reading any."""
+        return all(
+            _stamp(stamp[0]) == stamp and stamp[1] < self.looked_at_ns - SETTLED_NS for stamp in self.stamps
+        )
+
+
+class WorkflowFiles:
+    """Finds workflows by the paths that requests name.
+
+    Args:
+        root: the folder that they must be in, links resolved; None for anywhere, relative to the current folder.
+    """
+
+    def __init__(self, root: Path | None) -> None:
+        self.root = None if root is None else root.resolve()
+        self._loaded: dict[Path, _Loaded] = {}
+        self._lock = asyncio.Lock()
+
+    def find(self, path: str) -> Path:
+        """The file that a path names. Raises `InvalidInput` (`WORKFLOW_PATH_OUTSIDE_ROOT`) or `WorkflowLoadFailed`."""
+        if "\0" in path:
+            raise InvalidInput("workflowPath holds a NUL character")
+        try:
+            file = ((self.root or Path.cwd()) / path).resolve()
+            if self.root is not None and not file.is_relative_to(self.root):
+                raise InvalidInput(
+                    "workflowPath is outside the root folder", {"workflowPath": path}, code="WORKFLOW_PATH_OUTSIDE_ROOT"
+                )
+            is_file = file.is_file()
+        except (OSError, RuntimeError) as error:  # a name that is too long, links in a circle
+            raise InvalidInput("workflowPath is not a usable path", {"workflowPath": path}) from error
+        if not is_file:
+            raise WorkflowLoadFailed("there is no workflow file at workflowPath", {"workflowPath": path})
+        return file
+
+    def allows(self, path: str) -> bool:
+        """Whether a stored path is one that this host may run."""
+        return self.root is None or Path(path).resolve().is_relative_to(self.root)
+
+    def work_dir(self, file: Path) -> Path:
+        """The folder that a workflow's tasks work in: the root, else the file's own, outside any `.smithers`."""
+        if self.root is not None:
+            return self.root
+        folder = file.parent
+        for parent in (folder, *folder.parents):
+            if parent.name == ".smithers":
+                return parent.parent
+        return folder
+
+    async def load(self, file: Path) -> tuple[SmithersWorkflow, str | None]:
+        """A file's workflow and the hash of its source; imported afresh, in a thread, if any of its files has changed.
+
+        Raises:
+            WorkflowLoadFailed: it is not there, cannot be imported, or holds no single workflow.
+        """
+        found = self._loaded.get(file)
+        if found is None or not found.is_current():
+            async with self._lock:
+                found = self._loaded.get(file)
+                if found is None or not found.is_current():
+                    found = await asyncio.to_thread(_load, file, found)
+                    self._loaded.pop(file, None)
+                    self._loaded[file] = found
+                    if len(self._loaded) > MAX_KEPT:
+                        del self._loaded[next(iter(self._loaded))]
+        return found.workflow, found.hash
+
+
+def _load(file: Path, before: _Loaded | None) -> _Loaded:
+    looked_at = time.time_ns()
+    if not file.is_file():
+        raise WorkflowLoadFailed("the workflow file is gone", {"path": str(file)})
+    stamps = tuple(_stamp(file.parent / name) for name in source_files(file))
+    digest = source_hash(file)
+    if before is not None and before.hash == digest:
+        return _Loaded(before.workflow, digest, stamps, looked_at)
+    return _Loaded(load_workflow(file), digest, stamps, looked_at)
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        stat = file.stat()
+    except OSError:
+        return file, -1, -1, -1
+    return file, stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -1,0 +1,91 @@
+"""The server's app: wires the route table to the hosted runs, and both to metrics."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from smithers import __version__
+from smithers.asgi.guards import Guard
+from smithers.asgi.openapi import document
+from smithers.asgi.problems import JSON_HEADERS, json_response
+from smithers.asgi.routing import Call, Doc, HttpApp, Route
+from smithers.control.counting import EventFeed
+from smithers.control.hosting import Hosting, Place
+from smithers.control.listing import gauges
+from smithers.control.webhooks import WebhookDesk
+from smithers.control.workflows import WorkflowFiles
+from smithers.observability.metrics import CONTENT_TYPE, Metrics
+from smithers.server.options import ServerOptions
+from smithers.server.people import PeopleRoutes
+from smithers.server.runs import RunRoutes
+from smithers.server.webhooks import WebhookRoutes
+
+
+@asynccontextmanager
+async def open_app(options: ServerOptions) -> AsyncGenerator[HttpApp]:
+    """The app with everything behind it, in this event loop; closed at the end. Raises `StorageError`."""
+    metrics = Metrics()
+
+    def opened(place: Place) -> None:
+        EventFeed(place.store, place.hub, metrics.track_event)
+
+    hosting = Hosting(WorkflowFiles(options.root_dir), options.settings, db=options.db, on_open=opened)
+    desk: WebhookDesk | None = None
+    try:
+        await hosting.start()
+        if options.webhooks:
+            desk = WebhookDesk(hosting)
+        guard = Guard(options.auth_token, options.trusts_any_host)
+        routes = [
+            *OpsRoutes(hosting, metrics).table(),
+            *RunRoutes(hosting).table(),
+            *PeopleRoutes(hosting).table(),
+            *WebhookRoutes(options.webhooks, desk).table(),
+        ]
+        spec = document("Smithers server", __version__, [*routes, _spec_route({})])
+        routes.append(_spec_route(spec))
+        yield HttpApp(routes, guard, max_body_bytes=options.max_body_bytes, observe=metrics.track_request)
+    finally:
+        if desk is not None:
+            await desk.close()
+        await hosting.close()
+
+
+def _spec_route(spec: dict[str, object]) -> Route:
+    async def openapi(call: Call) -> ASGIApp:
+        return json_response(spec)
+
+    return Route("GET", "/openapi.json", openapi, Doc("This document", tag="server", answer={"type": "object"}))
+
+
+class OpsRoutes:
+    """Routes for whoever keeps the server running."""
+
+    def __init__(self, hosting: Hosting, metrics: Metrics) -> None:
+        self._hosting = hosting
+        self._metrics = metrics
+
+    def table(self) -> list[Route]:
+        """The rows of the route table."""
+        health = Doc("Whether the server lives", tag="server", answer={"type": "object"})
+        metrics = Doc("Metrics as Prometheus text", tag="server", media_type="text/plain")
+        return [
+            Route("GET", "/health", self.health, health, access="open"),
+            Route("GET", "/metrics", self.metrics, metrics),
+        ]
+
+    async def health(self, call: Call) -> ASGIApp:
+        """`GET /health`."""
+        return json_response({"ok": True})
+
+    async def metrics(self, call: Call) -> ASGIApp:
+        """`GET /metrics`."""
+        found: dict[str, float] = {}
+        for place in self._hosting.places:
+            for name, value in (await gauges(place.control)).items():
+                found[name] = found.get(name, 0) + value
+        return Response(self._metrics.render(found), 200, JSON_HEADERS, CONTENT_TYPE)

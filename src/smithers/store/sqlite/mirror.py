@@ -1,0 +1,155 @@
+"""Mirror: a run of another database as rows of this one, so that lists show it. Nothing drives it here."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import apsw
+
+from smithers.events import EventRow
+from smithers.store.interface import ApprovalRow, NodeRow, RunRow
+from smithers.store.sqlite import reads
+from smithers.store.sqlite import statements as sql
+
+MIRROR_OF = "mirrorOf"
+"""Where a mirrored run's configuration names the database that it lives in."""
+
+
+class Snapshot(NamedTuple):
+    """What a run has become since it was last mirrored, read in one transaction."""
+
+    run: RunRow
+    config_json: str
+    events: list[EventRow]
+    nodes: list[NodeRow]
+    approvals: list[ApprovalRow]
+
+
+def snapshot(connection: apsw.Connection, run_id: str, after: int, limit: int) -> Snapshot:
+    """Read a run in its own database. Raises `RunNotFound`."""
+    return Snapshot(
+        reads.run(connection, run_id),
+        reads.spec(connection, run_id)[1],
+        reads.events(connection, run_id, after, limit),
+        reads.nodes(connection, run_id),
+        reads.approvals(connection, run_id, only_open=False),
+    )
+
+
+def write(connection: apsw.Connection, found: Snapshot, place: str, owner: str) -> None:
+    """Bring a run's mirror up to date. May be repeated; a run that is at home here is left alone.
+
+    Args:
+        place: the database that the run lives in.
+        owner: who to name as the owner of a live one.
+    """
+    run = found.run
+    config = json.loads(found.config_json)
+    config[MIRROR_OF] = place
+    next_seq = found.events[-1].seq + 1 if found.events else 0
+    stored = connection.execute(
+        "INSERT INTO _smithers_runs (run_id, parent_run_id, workflow_name, workflow_path, workflow_hash, status, "
+        "created_at_ms, started_at_ms, finished_at_ms, runtime_owner_id, epoch, frame_no, next_seq, "
+        "cancel_requested_at_ms, cancel_request_source, error_json) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (run_id) DO UPDATE SET status = excluded.status, started_at_ms = excluded.started_at_ms, "
+        "finished_at_ms = excluded.finished_at_ms, runtime_owner_id = excluded.runtime_owner_id, epoch = excluded.epoch, "
+        "frame_no = excluded.frame_no, next_seq = max(next_seq, excluded.next_seq), "
+        "cancel_requested_at_ms = excluded.cancel_requested_at_ms, cancel_request_source = excluded.cancel_request_source, "
+        "error_json = excluded.error_json "
+        "WHERE (SELECT json_extract(config_json, '$.mirrorOf') FROM _smithers_run_specs s WHERE s.run_id = excluded.run_id) = ? "
+        "RETURNING run_id",
+        (
+            run.run_id,
+            run.parent_run_id,
+            run.workflow_name,
+            run.workflow_path,
+            run.workflow_hash,
+            run.status,
+            run.created_at_ms,
+            run.started_at_ms,
+            run.finished_at_ms,
+            owner if run.status == "running" else None,
+            run.epoch,
+            run.frame_no,
+            next_seq,
+            run.cancel_requested_at_ms,
+            run.cancel_request_source,
+            run.error_json,
+            place,
+        ),
+    ).fetchone()
+    if stored is None:
+        return
+    connection.execute(
+        "INSERT INTO _smithers_run_specs (run_id, input_json, config_json) VALUES (?, '{}', ?) "
+        "ON CONFLICT (run_id) DO UPDATE SET config_json = excluded.config_json",
+        (run.run_id, json.dumps(config)),
+    )
+    connection.executemany(
+        sql.EVENT.replace("INSERT INTO", "INSERT OR IGNORE INTO"),
+        [(run.run_id, e.seq, e.timestamp_ms, e.frame_no, e.type, e.node_id, e.iteration, e.payload) for e in found.events],
+    )
+    connection.executemany(
+        sql.NODE,
+        [
+            (
+                run.run_id,
+                n.node_id,
+                n.iteration,
+                n.state,
+                n.last_attempt,
+                n.updated_at_ms,
+                n.frame_no,
+                n.output_seq,
+                n.output_table,
+                n.label,
+                n.loop_id,
+            )
+            for n in found.nodes
+        ],
+    )
+    connection.executemany(
+        sql.ROWS["approval"],
+        [
+            (
+                run.run_id,
+                a.node_id,
+                a.iteration,
+                a.status,
+                a.workflow_name,
+                a.requested_at_ms,
+                a.decided_at_ms,
+                a.note,
+                a.decided_by,
+                a.request_json,
+                a.decision_json,
+                a.auto_approved,
+            )
+            for a in found.approvals
+        ],
+    )
+
+
+def place_of(connection: apsw.Connection, run_id: str) -> tuple[bool, str | None]:
+    """Whether a run is stored here, and the database that it lives in, if that is another one."""
+    row = connection.execute(
+        "SELECT json_extract(config_json, '$.mirrorOf') FROM _smithers_run_specs WHERE run_id = ?", (run_id,)
+    ).fetchone()
+    return row is not None, None if row is None or row[0] is None else str(row[0])
+
+
+def last_seq(connection: apsw.Connection, run_id: str) -> int:
+    """The newest event number that is mirrored of a run; -1 for none."""
+    row = connection.execute("SELECT max(seq) FROM _smithers_events WHERE run_id = ?", (run_id,)).fetchone()
+    return -1 if row is None or row[0] is None else int(row[0])
+
+
+def places(connection: apsw.Connection) -> list[str]:
+    """The databases that runs which have not ended are mirrored from."""
+    rows = connection.execute(
+        "SELECT DISTINCT json_extract(s.config_json, '$.mirrorOf') FROM _smithers_runs r "
+        "JOIN _smithers_run_specs s USING (run_id) WHERE r.status NOT IN ('finished', 'failed', 'cancelled', 'continued') "
+        "AND json_extract(s.config_json, '$.mirrorOf') IS NOT NULL"
+    )
+    return [str(row[0]) for row in rows]

@@ -1,0 +1,56 @@
+"""Webhook deliveries: accepted once by (source, key), durable before the sender is answered, kept until handed on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import apsw
+
+
+class Delivery(NamedTuple):
+    """An accepted delivery."""
+
+    source_id: str
+    dedupe_key: str
+    signal_name: str
+    correlation_id: str | None
+    payload_json: str
+
+
+def accept(connection: apsw.Connection, delivery: Delivery, now_ms: int, capacity: int) -> bool:
+    """Store a delivery, unless it was accepted before. False when its source has `capacity` undelivered ones already."""
+    known = connection.execute(
+        "SELECT 1 FROM _smithers_webhook_deliveries WHERE source_id = ? AND dedupe_key = ?", delivery[:2]
+    ).fetchone()
+    if known is not None:
+        return True
+    row = connection.execute(
+        "SELECT count(*) FROM _smithers_webhook_deliveries WHERE source_id = ? AND delivered_at_ms IS NULL",
+        (delivery.source_id,),
+    ).fetchone()
+    if row is not None and int(row[0]) >= capacity:
+        return False
+    connection.execute(
+        "INSERT INTO _smithers_webhook_deliveries (source_id, dedupe_key, signal_name, correlation_id, payload_json, "
+        "received_at_ms) VALUES (?, ?, ?, ?, ?, ?)",
+        (*delivery, now_ms),
+    )
+    return True
+
+
+def undelivered(connection: apsw.Connection, limit: int) -> list[Delivery]:
+    """Deliveries that no run was given yet, oldest first."""
+    rows = connection.execute(
+        "SELECT source_id, dedupe_key, signal_name, correlation_id, payload_json FROM _smithers_webhook_deliveries "
+        "WHERE delivered_at_ms IS NULL ORDER BY received_at_ms, source_id, dedupe_key LIMIT ?",
+        (limit,),
+    )
+    return [Delivery(*row) for row in rows]  # type: ignore[arg-type]
+
+
+def delivered(connection: apsw.Connection, delivery: Delivery, now_ms: int) -> None:
+    """Note that a delivery was handed on."""
+    connection.execute(
+        "UPDATE _smithers_webhook_deliveries SET delivered_at_ms = ? WHERE source_id = ? AND dedupe_key = ?",
+        (now_ms, *delivery[:2]),
+    )
