@@ -13,13 +13,17 @@ from starlette.types import Receive, Scope
 from smithers.errors import InvalidJson, InvalidRequest, PayloadTooLarge
 
 MAX_DEPTH = 32
+LINGER_BYTES = 4 * 1_048_576
+"""How much of a body that is too large is read all the same, so that its sender gets to see the answer."""
 MAX_SAFE_INTEGER = 2**53 - 1
 
 
 async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
     """The whole body. Raises `PayloadTooLarge` by what is declared, or as soon as more has arrived."""
     for name, value in scope["headers"]:
-        if name == b"content-length" and value.isdigit() and int(value[:20]) > max_bytes:
+        if name == b"content-length" and value.isdigit() and (size := int(value[:20])) > max_bytes:
+            if size <= max_bytes + LINGER_BYTES:
+                await _discard(receive, size)
             raise _too_large(max_bytes)
     parts: list[bytes] = []
     size = 0
@@ -30,10 +34,22 @@ async def read_body(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
         part: bytes = message.get("body", b"")
         size += len(part)
         if size > max_bytes:
+            if message.get("more_body", False):
+                await _discard(receive, LINGER_BYTES)
             raise _too_large(max_bytes)
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+async def _discard(receive: Receive, most: int) -> None:
+    """Read on without keeping anything: a client that is still sending when the connection closes never sees the answer."""
+    size = 0
+    while size <= most:
+        message = await receive()
+        if message["type"] == "http.disconnect" or not message.get("more_body", False):
+            return
+        size += len(message.get("body", b""))
 
 
 def _too_large(max_bytes: int) -> PayloadTooLarge:

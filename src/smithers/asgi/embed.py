@@ -8,9 +8,12 @@ then the app's own things are closed.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - see `_before_pools_end`
 import contextlib
+import ipaddress
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager
@@ -24,6 +27,8 @@ from smithers.asgi.routing import HttpApp
 
 log = logging.getLogger(__name__)
 BACKLOG = 2048
+SWITCH_S = 0.0005
+"""How long a thread may keep others from running, in a process that has a server."""
 GRACE_S = 10
 """How long answers under way may take once the server is to stop."""
 
@@ -32,9 +37,14 @@ OpenApp = Callable[[], AbstractAsyncContextManager[HttpApp]]
 
 def bind(host: str, port: int) -> socket.socket:
     """A listening socket. Raises `OSError`, as for a port that is taken."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = found[0]
-    return socket.create_server(address[:2], family=family, backlog=BACKLOG)  # type: ignore[arg-type]
+    host = host.strip("[]")
+    try:
+        family = socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+        address = host
+    except ValueError:  # a name
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, address = found[0][0], str(found[0][4][0])
+    return socket.create_server((address, port), family=family, backlog=BACKLOG)
 
 
 def is_loopback_bind(host: str) -> bool:
@@ -133,6 +143,9 @@ class ServerThread:
         return f"<smithers server at {self.url}>"
 
     def _run(self) -> None:
+        # The event loop and the database's threads hand work to each other all the time. With Python's usual 5 ms a
+        # thread that has something to say waits that long for a busy other one.
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_S))
         try:
             asyncio.run(self._serve())
         except BaseException as error:
@@ -214,7 +227,9 @@ def _wait_for_all() -> None:
 
 
 # Python takes thread pools away as soon as the main thread has ended, and the store works in some. The hook that runs
-# before that has no public name; without it, a program has to call `wait()` itself.
+# before that has no public name; without it, a program has to call `wait()` itself. Hooks run last in, first out, so ours
+# has to come after the pools' own, which importing them registers.
+
 _before_pools_end = getattr(threading, "_register_atexit", None)
 if _before_pools_end is not None:
     _before_pools_end(_wait_for_all)

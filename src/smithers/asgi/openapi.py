@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import Final
 
 from smithers.asgi.routing import Route
@@ -64,7 +65,12 @@ SCHEMAS: Final[dict[str, dict[str, object]]] = {
             "requestTitle": TEXT,
             "waitingMs": COUNT,
         },
-        {"runStatus": OPTIONAL_TEXT, "requestSummary": OPTIONAL_TEXT, "note": OPTIONAL_TEXT, "decidedBy": OPTIONAL_TEXT},
+        {
+            "runStatus": OPTIONAL_TEXT,
+            "requestSummary": OPTIONAL_TEXT,
+            "note": OPTIONAL_TEXT,
+            "decidedBy": OPTIONAL_TEXT,
+        },
     ),
 }
 
@@ -72,14 +78,14 @@ DECISION_BODY: Final = shape({}, {"iteration": COUNT, "note": OPTIONAL_TEXT, "de
 SIGNAL_BODY: Final = shape({}, {"data": {}, "correlationId": OPTIONAL_TEXT, "receivedBy": OPTIONAL_TEXT})
 
 
-def document(title: str, version: str, routes: Sequence[Route]) -> dict[str, object]:
+def document(title: str, routes: Sequence[Route]) -> dict[str, object]:
     """The OpenAPI 3.1 document of a table of routes."""
     paths: dict[str, dict[str, object]] = {}
     for route in routes:
         paths.setdefault(re.sub(r":(\w+)", r"{\1}", route.path), {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
-        "info": {"title": title, "version": version},
+        "info": {"title": title, "version": version("smithers")},
         "paths": paths,
         "components": {
             "schemas": SCHEMAS,
@@ -94,7 +100,7 @@ def document(title: str, version: str, routes: Sequence[Route]) -> dict[str, obj
 def _operation(route: Route) -> dict[str, object]:
     doc = route.doc
     parameters: list[dict[str, object]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        _path_parameter(name)
         for name in re.findall(r":(\w+)", route.path)
     ]
     parameters += [{"name": name, "in": "query", "schema": dict(schema)} for name, schema in doc.query.items()]
@@ -122,6 +128,10 @@ def _operation(route: Route) -> dict[str, object]:
     if doc.body is not None:
         found["requestBody"] = {"content": {"application/json": {"schema": dict(doc.body)}}}
     return found
+
+
+def _path_parameter(name: str) -> dict[str, object]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
 def _operation_id(route: Route) -> str:

@@ -18,9 +18,9 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from smithers.asgi.bodies import read_body, read_object
+from smithers.asgi.drain import Drain
 from smithers.asgi.guards import Guard
 from smithers.asgi.problems import problem_response
-from smithers.asgi.drain import Drain
 from smithers.errors import InvalidRequest, NotFound
 
 MAX_QUERY_FIELDS = 100

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Final
 
@@ -48,44 +47,43 @@ class EventStream:
         undrain = self._drain.listen(self._stream.wake)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            await _write(send, f"retry: {RETRY_MS}\n\n".encode())
+            rest = f"retry: {RETRY_MS}\n\n".encode()
             with suppress(SmithersError):  # a store that fails ends the stream; the client comes back
-                await self._tell(lambda text: _write(send, text))
+                rest = await self._tell(send, rest)
             if not self._has_left:
-                await send({"type": "http.response.body", "body": b""})
+                await send({"type": "http.response.body", "body": rest})
         finally:
             undrain()
             self._stream.close()
             leaving.cancel()
 
-    async def _tell(self, write: Callable[[bytes], Coroutine[object, object, None]]) -> None:
+    async def _tell(self, send: Send, text: bytes) -> bytes:
+        """Send `text` and what follows it. Returns what is left to send with the end."""
         commented = time.monotonic()
         while not self._has_left:
-            batch = await self._stream.read()
-            if batch.rows:
-                run_id = self._stream.run_id
-                await write("".join([_frame(run_id, row) for row in batch.rows]).encode())
+            batch = self._stream.read()
+            run_id = self._stream.run_id
+            text += "".join([_frame(run_id, row) for row in batch.rows]).encode()
             if batch.is_over:
-                return
+                return text
             if self._drain.is_started:
-                await write(_SHUTDOWN)
-                return
+                return text + _SHUTDOWN
             now = time.monotonic()
             if now - commented >= self._keep_alive_s:
                 commented = now
-                await write(b": keep-alive\n\n")
+                text += b": keep-alive\n\n"
+            if text:
+                await send({"type": "http.response.body", "body": text, "more_body": True})
+                text = b""
             if not batch.has_more:
                 await self._stream.wait(commented + self._keep_alive_s - time.monotonic())
+        return b""
 
     async def _await_leaving(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._has_left = True
         self._stream.wake()
-
-
-async def _write(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
 
 
 def _frame(run_id: str, row: EventRow) -> str:

@@ -14,8 +14,8 @@ from urllib.parse import quote
 from smithers.cli.common import Common
 from smithers.cli.output import printable
 from smithers.cli.steps import db_flag
+from smithers.engine.admission import checked_run_id
 from smithers.engine.continuation import new_run_id
-from smithers.engine.engine import checked_run_id
 from smithers.errors import RunAlreadyExists, RunNotFound, SmithersError
 
 if TYPE_CHECKING:

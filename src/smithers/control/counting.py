@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from smithers.control.streams import StreamHub
@@ -67,7 +68,7 @@ class EventFeed:
                 run_id, first, end = self._gaps.pop(0)
                 if end is None:
                     first = self._next.get(run_id, first)
-                rows = await self._store.aread(lambda c, r=run_id, f=first: reads.events(c, r, f - 1, PAGE))  # type: ignore[misc]
+                rows = await self._store.aread(partial(reads.events, run_id=run_id, after=first - 1, limit=PAGE))
                 if end is None:
                     # a step may have been told of meanwhile, with its own gap
                     if self._next.get(run_id) != first:

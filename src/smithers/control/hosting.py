@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,9 @@ from smithers.control.mirror import Mirror
 from smithers.control.streams import RunStream, StreamHub
 from smithers.control.workflows import WorkflowFiles
 from smithers.engine import leases
+from smithers.engine.admission import checked_run_id
 from smithers.engine.clock import Clock, SystemClock
-from smithers.engine.engine import Engine, checked_run_id
+from smithers.engine.engine import Engine
 from smithers.engine.host import Host
 from smithers.errors import (
     ResumeMetadataMismatch,
@@ -56,7 +57,8 @@ class Place:
     hosting: asyncio.Task[None] | None = None
 
     def stream(self, run_id: str, after: int) -> RunStream:
-        """Read a run's log on from an event number."""
+        """Read a run's log on from an event number. Raises `RunNotFound`."""
+        self.store.read(lambda c: reads.run(c, run_id))
         return RunStream(self.hub, self.store, run_id, after)
 
 
@@ -177,9 +179,7 @@ class Hosting:
     async def _workflow_of(self, row: RunRow) -> SmithersWorkflow:
         if row.workflow_path is None:
             raise RunNotResumable(f"run {row.run_id!r} was started from a workflow that is in no file")
-        if not self.files.allows(row.workflow_path):
-            raise RunNotResumable(f"the workflow of run {row.run_id!r} is outside the root folder")
-        workflow, _ = await self.files.load(Path(row.workflow_path).resolve())
+        workflow, _ = await self.files.load(self.files.stored(row.workflow_path))
         return workflow
 
     async def shown(self) -> Place | None:
@@ -206,7 +206,7 @@ class Hosting:
         workflow, _ = await self.files.load(file)
         place = await self.place(workflow.db)
         async with self._reserved(run_id) as is_mine:
-            if not is_mine or await self._is_taken(run_id, place):
+            if not is_mine or self._is_taken(run_id, place):
                 raise RunAlreadyExists(run_id)
             await place.engine.launch(
                 workflow,
@@ -219,12 +219,12 @@ class Hosting:
         self._remember(run_id, place)
         return run_id
 
-    async def _is_taken(self, run_id: str, place: Place) -> bool:
+    def _is_taken(self, run_id: str, place: Place) -> bool:
         """Whether the server's database shows a run of this id from elsewhere; one at home is refused by the store."""
         server = self.server
         if server is None or server is place:
             return False
-        is_there, _ = await server.store.aread(lambda c: mirror.place_of(c, run_id))
+        is_there, _ = server.store.read(lambda c: mirror.place_of(c, run_id))
         return is_there
 
     async def resume(self, path: str, run_id: str, *, max_concurrency: int | None = None) -> bool:
@@ -262,7 +262,7 @@ class Hosting:
         return now - (row.heartbeat_at_ms or 0) <= leases.LEASE_MS
 
     @asynccontextmanager
-    async def _reserved(self, run_id: str) -> AsyncIterator[bool]:
+    async def _reserved(self, run_id: str) -> AsyncGenerator[bool]:
         """Have a run for oneself; False if somebody else has it at the moment."""
         if run_id in self._busy:
             yield False
@@ -287,11 +287,11 @@ class Hosting:
     async def _look(self, run_id: str) -> Place:
         server = self.server
         if server is not None:
-            is_there, elsewhere = await server.store.aread(lambda c: mirror.place_of(c, run_id))
+            is_there, elsewhere = server.store.read(lambda c: mirror.place_of(c, run_id))
             if is_there:
                 return server if elsewhere is None else await self._owner(elsewhere, run_id, server)
         for place in self.places:
-            if place is not server and await place.store.aread(lambda c: _has(c, run_id)):
+            if place is not server and place.store.read(lambda c: _has(c, run_id)):
                 return place
         raise RunNotFound(run_id)
 
@@ -299,7 +299,7 @@ class Hosting:
         """Where a mirrored run lives; its mirror, if that database is gone."""
         try:
             place = await self.place(name, create=False)
-            if await place.store.aread(lambda c: _has(c, run_id)):
+            if place.store.read(lambda c: _has(c, run_id)):
                 return place
         except StoreNotFound:
             log.warning("the database of a mirrored run is gone", extra={"run_id": run_id})

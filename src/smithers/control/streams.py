@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from smithers.engine.hub import Hub
@@ -28,7 +29,6 @@ class StreamHub(Hub):
     def __init__(self, store: SqliteStore) -> None:
         super().__init__()
         self._store = store
-        self._subscribed: dict[str, int] = {}
         self._is_stale = False
         self._checking: asyncio.Task[None] | None = None
         self._unwatch: Callable[[], None] | None = None
@@ -61,7 +61,7 @@ class StreamHub(Hub):
                 self._is_stale = False
                 seen = {run_id: min(s.cursor for s in group) for run_id, group in self._by_run.items()}
                 try:
-                    grown = await self._store.aread(lambda c, seen=seen: pages.grown(c, seen))  # type: ignore[misc]
+                    grown = await self._store.aread(partial(pages.grown, seen=seen))
                 except SmithersError:
                     grown = list(seen)  # each reader finds out by itself
                 for run_id in grown:
@@ -110,8 +110,11 @@ class RunStream:
         self._store = store
         self._subscription, self._end = hub.subscribe(run_id, after)
 
-    async def read(self) -> Batch:
-        """What there is after the cursor, up to a batch; moves the cursor."""
+    def read(self) -> Batch:
+        """What there is after the cursor, up to a batch; moves the cursor.
+
+        Reads on the spot: a page of a log takes less time than a thread would need to get its turn.
+        """
         subscription = self._subscription
         subscription.more.clear()
 
@@ -122,7 +125,7 @@ class RunStream:
             run = reads.run(c, self.run_id)
             return Batch(rows, False, run.status in TERMINAL)
 
-        batch = await self._store.aread(query)
+        batch = self._store.read(query)
         if batch.rows:
             subscription.cursor = batch.rows[-1].seq
         return batch

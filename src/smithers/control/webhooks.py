@@ -12,15 +12,16 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
 
 from pydantic_core import from_json, to_json
 
 from smithers.components.waits import correlation
 from smithers.control.hosting import Hosting
 from smithers.errors import InvalidInput, QueueFull, RunNotActive, SmithersError, StorageError
-from smithers.jsons import object_of
+from smithers.jsons import list_of, object_of
 from smithers.store.sqlite import pages, webhooks
 from smithers.store.sqlite.webhooks import Delivery
 
@@ -102,23 +103,18 @@ class WebhookSource:
 
 def _digests(text: str) -> list[bytes]:
     found: list[bytes] = []
-    try:
+    with suppress(ValueError):
         found.append(bytes.fromhex(text))
-    except ValueError:
-        pass
-    try:
+    with suppress(binascii.Error, ValueError):
         found.append(base64.b64decode(text, validate=True))
-    except (binascii.Error, ValueError):
-        pass
     return found
 
 
 def _at(value: object, path: str) -> object:
     for name in path.split("."):
-        if isinstance(value, list) and name.isdigit() and int(name) < len(cast("list[object]", value)):
-            value = cast("list[object]", value)[int(name)]
-        else:
-            value = object_of(value).get(name)
+        items = list_of(value)
+        is_index = name.isdecimal() and len(name) < 10 and int(name) < len(items)
+        value = items[int(name)] if is_index else object_of(value).get(name)
     return value
 
 
@@ -171,13 +167,13 @@ class WebhookDesk:
             for delivery in found:
                 await self._signal(delivery)
                 now = self._hosting.clock.now_ms()
-                await server.store.awrite(lambda c, d=delivery, n=now: webhooks.delivered(c, d, n))  # type: ignore[misc]
+                await server.store.awrite(partial(webhooks.delivered, delivery=delivery, now_ms=now))
 
     async def _signal(self, delivery: Delivery) -> None:
         payload: object = from_json(delivery.payload_json)
         for place in self._hosting.places:
             name, key = delivery.signal_name, delivery.correlation_id
-            for run_id in await place.store.aread(lambda c, n=name, k=key: pages.waiting_for(c, n, k)):  # type: ignore[misc]
+            for run_id in await place.store.aread(partial(pages.waiting_for, signal=name, correlation_id=key)):
                 try:
                     await place.control.signal(
                         run_id,

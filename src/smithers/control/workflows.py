@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.loading import load_workflow, source_files, source_hash
-from smithers.errors import InvalidInput, WorkflowLoadFailed
+from smithers.errors import InvalidInput, RunNotResumable, WorkflowLoadFailed
 
 SETTLED_NS = 2_000_000_000
 """A file that was changed less than this before it was looked at may change again without its time stamp showing it."""
@@ -27,9 +27,7 @@ class _Loaded:
 
     def is_current(self) -> bool:
         """Whether no file can have changed since it was looked at, judged without reading any."""
-        return all(
-            _stamp(stamp[0]) == stamp and stamp[1] < self.looked_at_ns - SETTLED_NS for stamp in self.stamps
-        )
+        return all(_stamp(stamp[0]) == stamp and stamp[1] < self.looked_at_ns - SETTLED_NS for stamp in self.stamps)
 
 
 class WorkflowFiles:
@@ -61,9 +59,12 @@ class WorkflowFiles:
             raise WorkflowLoadFailed("there is no workflow file at workflowPath", {"workflowPath": path})
         return file
 
-    def allows(self, path: str) -> bool:
-        """Whether a stored path is one that this host may run."""
-        return self.root is None or Path(path).resolve().is_relative_to(self.root)
+    def stored(self, path: str) -> Path:
+        """The file that a run has stored. Raises `RunNotResumable` for one that this host may not run."""
+        file = Path(path).resolve()
+        if self.root is not None and not file.is_relative_to(self.root):
+            raise RunNotResumable(f"workflow {path} is outside the root folder", {"workflowPath": path})
+        return file
 
     def work_dir(self, file: Path) -> Path:
         """The folder that a workflow's tasks work in: the root, else the file's own, outside any `.smithers`."""

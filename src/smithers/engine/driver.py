@@ -9,31 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
-from smithers.components.context import Context
 from smithers.components.gates import AutoApprove
-from smithers.components.scope import Key, state_key
+from smithers.components.scope import Key
 from smithers.engine.attempts import AttemptContext, Completion
-from smithers.engine.continuation import next_run
-from smithers.engine.frames import FrameKeeper
-from smithers.engine.recovery import carry, close_lost_attempts, reopen, retry_failed
-from smithers.engine.result import RunResult, failure_error
+from smithers.engine.ending import Ending, broken, ending_of, parking_status, result_of, write_ending
+from smithers.engine.flow import Flow
+from smithers.engine.recovery import carry, close_lost_attempts, reopen
+from smithers.engine.result import RunResult
 from smithers.engine.settle import Settler
 from smithers.engine.state import RunState
 from smithers.engine.waits import WaitDesk
 from smithers.engine.work import Work
-from smithers.errors import DependencyDeadlock, LeaseLost, SmithersError, StorageError, error_object
+from smithers.errors import LeaseLost, SmithersError, StorageError
 from smithers.events import event
-from smithers.graph.extract import extract
-from smithers.graph.plan import LeafNode, Plan
-from smithers.scheduler.scheduler import Continued, Deadlocked, Failed, Finished, Scheduler
+from smithers.graph.plan import LeafNode
 from smithers.scheduler.states import NodeState, RunStatus
-from smithers.store.interface import CancelRequested, LoadedRun, NewRun, NewWakeup, StatusChange, Step
+from smithers.store.interface import CancelRequested, LoadedRun, NewRun, NewWakeup, Step
 
 if TYPE_CHECKING:
     from smithers.engine.engine import Engine
@@ -42,8 +38,6 @@ log = logging.getLogger(__name__)
 S = NodeState
 ABORT_SETTLE_S = 5.0
 """How long work that was told to stop may take to do so."""
-MAX_ROUNDS = 100_000
-"""Most renders within one step; more is a workflow that never comes to rest."""
 
 
 @dataclass(slots=True)
@@ -71,8 +65,6 @@ class Driver:
         """The rows that a continued run brings along from the one before."""
         self.reopens = False
         """Whether nodes that were cancelled with the run may run again."""
-        self.retries_failed = False
-        """Whether what the run failed with is tried again."""
         self.source_change: tuple[str | None, str | None] | None = None
         """Hash and path of the accepted new source, to be recorded."""
         self._launch = launch
@@ -82,16 +74,8 @@ class Driver:
         self._pausing = False
         self._releasing = False
         self._cancelling = False
-        self._dirty = True
-        self._force_render = True
-        self._ctx: Context[object] | None = None
-        self._plan: Plan
-        self._scheduler: Scheduler
         self._auto: list[LeafNode] = []
         self._asking_history = 0
-        self._error: dict[str, object] | None = None
-        self._successor: NewRun | None = None
-        self._frames = FrameKeeper(state)
         self.shared = AttemptContext(
             run_id=state.run_id,
             root_dir=engine.root_dir(options.root_dir),
@@ -103,6 +87,8 @@ class Driver:
         self.desk = WaitDesk(state, engine.clock.now_ms, self._check_history)
         self.settler = Settler(state)
         self.work = Work(self)
+        self.flow = Flow(state, engine.agents, options.max_concurrency)
+        self.flow.desk, self.flow.settler, self.flow.work = self.desk, self.settler, self.work
 
     @property
     def is_admitted(self) -> bool:
@@ -113,17 +99,6 @@ class Driver:
     def has_news(self) -> bool:
         """Whether something was written for the run that it has not looked at yet."""
         return self._check_inbox
-
-    @property
-    def caches_by_default(self) -> bool:
-        """Whether the workflow wants its tasks' results to be reused."""
-        return self._plan.cache_by_default
-
-    @property
-    def render_context(self) -> Context[object]:
-        """The context of the last render."""
-        assert self._ctx is not None
-        return self._ctx
 
     # ── from outside ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -186,16 +161,14 @@ class Driver:
             step = state.begin_step(self.engine.clock.now_ms())
             if self._launch is not None:
                 step.launch, self._launch = self._launch, None
-            ending: RunStatus | None = None
+            ending: Ending | None = None
             if self._releasing:
                 await self.work.stop(ABORT_SETTLE_S)
                 self._completions = [done for done in self._completions if not done.is_aborted]
             try:
                 self._recover()
-                if step.launch is None and (self._check_inbox or state.has_timeout_due(step.now_ms)):
-                    await (
-                        self._read_inbox()
-                    )  # a decision that came in time counts, even if its wake-up is still on its way
+                if step.launch is None:
+                    await self._look_outside(step.now_ms)
                 if not self._cancelling:
                     self._take_in()
                     ending = self._advance()
@@ -212,13 +185,15 @@ class Driver:
             if ending is None and self._is_idle():
                 ending = self._parking()
             if ending is not None:
-                self._end(ending)
+                self.is_ending = True
+                write_ending(state, ending, self.desk, self.work)
             if (not step.is_empty or step.launch is not None) and not await self._commit(step):
                 continue
             if not self.admitted.done():
                 self.admitted.set_result(None)
             if step.status is not None and ending is not None:
-                self._finish(ending)
+                if not self.result.done():
+                    self.result.set_result(result_of(state, ending))
                 return
             self.work.start_all()
             await self._sleep()
@@ -278,6 +253,22 @@ class Driver:
 
     # ── taking in ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+    async def _look_outside(self, now_ms: int) -> None:
+        """Take in what others have written; of a decision and a timeout that meet, the one stored first counts."""
+        late = self.state.timeouts_due(now_ms)
+        if late or self._check_inbox:
+            await self._read_inbox()
+        late = [key for key in late if self.state.nodes.get(key) is S.WAITING_APPROVAL]
+        if late and not self._cancelling:
+            fence = (self.state.owner, self.state.epoch)
+            if not await self.engine.store.expire(self.state.run_id, late, now_ms, fence):
+                await self._read_inbox()
+
+    def _advance(self) -> Ending | None:
+        halting = self._pausing or self._releasing
+        outcome = self.flow.advance(is_halting=halting, starve=lambda: self.engine.agents.starve(self, self.poke))
+        return None if outcome is None else ending_of(self.state, outcome, self.engine.clock.now_ms())
+
     async def _read_inbox(self) -> None:
         self._check_inbox = False
         inbox = await self.engine.store.inbox(self.state.run_id, self.state.last_signal)
@@ -286,15 +277,15 @@ class Driver:
         self._pausing = self._pausing or inbox.pause_requested
         if self._cancelling:
             return
-        if self._ctx is None:
-            self._render()
+        if not self.flow.is_rendered:
+            self.flow.render()
         self.desk.take_in(inbox)
         self.work.look_at_children()
 
     def _take_in(self) -> None:
         self._drain_progress()
-        if self._force_render and self._ctx is None:
-            self._render()
+        if not self.flow.is_rendered:
+            self.flow.render()
         completions, self._completions = self._completions, []
         for completion in completions:
             self.work.ended(completion.leaf.key)
@@ -308,12 +299,12 @@ class Driver:
     def _due(self, key: Key, kind: str, moment: int) -> None:
         if kind in ("retry", "quota"):
             self.state.held.discard(key)
-            leaf = self.work.leaf_of(key, self._plan)
+            leaf = self.work.leaf_of(key, self.flow.plan)
             if leaf is not None and self.state.nodes.get(key) is S.WAITING_QUOTA:
                 self.shared.release_quotas()
                 self.state.move(leaf, S.PENDING)
                 self.state.tell("NodePending", leaf)
-            self._scheduler.resumes(key)
+            self.flow.scheduler.resumes(key)
         else:
             self.desk.due(key, kind, moment)
 
@@ -339,152 +330,6 @@ class Driver:
                 )
             progress.beats.clear()
 
-    # ── going on ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _advance(self) -> RunStatus | None:
-        """Render, advance loops and take leaves until nothing changes any more. The run's end, if it has come."""
-        scheduler = self._scheduler
-        for _ in range(MAX_ROUNDS):
-            if self._must_render():
-                self._render()
-                scheduler = self._scheduler
-            for loop, loop_state in scheduler.advance_loops():
-                self.state.row(
-                    "loop",
-                    self.state.run_id,
-                    loop.id,
-                    loop_state.iteration,
-                    int(loop_state.done),
-                    self.state.step.now_ms,
-                    self.state.step.frame_no,
-                )
-                self.state.data.set_loop(loop.id or "", loop_state)
-                self._force_render = self._force_render or not loop_state.done
-            for region_id, failure in scheduler.caught.items():
-                error = self.state.errors.get(failure.leaf.key) if failure.leaf else None
-                found = dict(error or failure_error(failure, self.state.errors))
-                if failure.leaf is not None:
-                    found |= {"nodeId": failure.leaf.key[0], "iteration": failure.leaf.key[1]}
-                self.state.data.set_region_error(region_id, found)
-            self._drop_abandoned()
-            moved = 0
-            if not (self._pausing or self._releasing) and scheduler.continuation is None:
-                moved = self._take()
-            if not moved and not self._must_render() and not scheduler.loops_at_end:
-                return self._verdict()
-        raise SmithersError(
-            f"the workflow did not come to rest within {MAX_ROUNDS} renders", code="WORKFLOW_RENDER_FAILED"
-        )
-
-    def _take(self) -> int:
-        """Handle what may start. How many leaves were handled that may have made others ready at once."""
-        scheduler, state = self._scheduler, self.state
-        begun = 0
-        leaves = scheduler.take(self.engine.agent_room)
-        for leaf in leaves:
-            if leaf.key not in state.nodes:
-                state.mount(leaf)
-            if leaf.element.skip_if or scheduler.is_tainted(leaf):
-                state.move(leaf, S.SKIPPED)
-                state.tell("NodeSkipped", leaf)
-                scheduler.settled(leaf.key)
-            elif leaf.kind.is_wait or (leaf.needs_gate and not leaf.in_slot and not self._is_approved(leaf.key)):
-                self.desk.arrive(leaf)
-            elif not leaf.in_slot:
-                scheduler.resumes(leaf.key)
-            else:
-                self.work.begin(leaf)
-                begun += 1
-        if scheduler.queues.has_agents and self.engine.agent_room <= 0:
-            self.engine.starve(self)
-        else:
-            self.engine.offer_agent_room()
-        return len(leaves) - begun
-
-    def _is_approved(self, key: Key) -> bool:
-        row = self.state.gates.get(key)
-        return row is not None and row.status == "approved"
-
-    def _drop_abandoned(self) -> None:
-        gone, self._scheduler.abandoned = self._scheduler.abandoned, []
-        for leaf in gone:
-            self.desk.abandon(leaf.key, "region-failed")
-
-    def _must_render(self) -> bool:
-        """Whether what was read has changed, and the run has not been decided to end or go on as another."""
-        scheduler = self._scheduler
-        return self._is_dirty() and not scheduler.plan.region.halted and scheduler.continuation is None
-
-    def _is_dirty(self) -> bool:
-        if self._force_render:
-            return True
-        touched = self.state.data.touched
-        if not touched:
-            return False
-        return self.state.workflow.always_render or (
-            self._ctx is not None and self.state.data.depends_on_change(self._ctx.reads)
-        )
-
-    def _render(self) -> None:
-        """Call the workflow function and go on with its tree."""
-        state = self.state
-        reason = "start" if self._ctx is None else "change"
-        state.data.touched = set()
-        self._force_render = False
-        tree, ctx = state.workflow.render(state.data)
-        with state.workflow.authoring(ctx):  # catch functions and inline workflows are authors' code too
-            plan = extract(tree, ctx, state.data, state.workflow.outputs)
-        if state.name and plan.name != state.name:
-            raise SmithersError(
-                f"the workflow's name changed from {state.name!r} to {plan.name!r}; it must be the same in every render",
-                code="RESUME_METADATA_MISMATCH",
-            )
-        if not state.name:
-            state.name = plan.name
-            if state.step.launch is not None:
-                state.step.launch = replace(state.step.launch, workflow_name=plan.name)
-        self._ctx = ctx
-        for logical, home in plan.homes.items():
-            if state.data.homes.get(logical) != home:
-                state.data.homes[logical] = home
-        self._frames.keep(tree, plan, reason)
-        for key, leaf in plan.leaves.items():
-            if key not in state.nodes and leaf.region.part not in ("catch", "compensation"):
-                state.mount(leaf)
-        if self.retries_failed:
-            self.retries_failed = False
-            retry_failed(state, plan)
-        self._adopt(plan)
-        self._record_patches()
-
-    def _adopt(self, plan: Plan) -> None:
-        """Put a new plan in place of the old one, over the same node states."""
-        state = self.state
-        for key in sorted(k for k in state.live | state.held if k not in plan.leaves):
-            if state.nodes[key] is not S.IN_PROGRESS:
-                self.desk.abandon(key, "unmounted")
-        failed = [k for k in state.errors if state.nodes.get(k) is S.FAILED]
-        self._plan = plan
-        self._scheduler = Scheduler(
-            plan,
-            state.nodes,
-            state.failures(plan, failed),
-            live=state.live,
-            held=state.held,
-            limit=self.options.max_concurrency,
-        )
-        self.desk.scheduler = self.settler.scheduler = self._scheduler
-
-    def _record_patches(self) -> None:
-        data = self.state.data
-        if data.new_patches:
-            patches = {**data.patches}
-            for patch_id, decision in data.new_patches.items():
-                self.state.tell("WorkflowPatchRecorded", None, patchId=patch_id, decision=decision)
-            data.new_patches = {}
-            self.state.config["workflowPatches"] = patches
-            self.state.row("config", to_json(self.state.config).decode(), self.state.run_id)
-
     def _check_history(self, leaf: LeafNode, auto: AutoApprove) -> None:
         async def look() -> None:
             try:
@@ -503,91 +348,23 @@ class Driver:
         """Nothing runs or is about to; only the world can move this run now."""
         return not (self.work.is_busy or self._completions or self._auto or self._asking_history)
 
-    def _verdict(self) -> RunStatus | None:
-        if self.work.is_busy:
-            return None
-        outcome = self._scheduler.outcome()
-        match outcome:
-            case None:
-                return None
-            case Finished():
-                return RunStatus.FINISHED
-            case Failed(failure):
-                self._error = failure_error(failure, self.state.errors)
-                return RunStatus.FAILED
-            case Continued(node):
-                self._successor = next_run(self.state, node, self.engine.clock.now_ms())
-                self.state.step.successor = self._successor
-                return RunStatus.CONTINUED
-            case Deadlocked(waiting):
-                missing = {state_key(key): list(ids) for key, ids in waiting.items()}
-                listed = "; ".join(f"{key} waits for {', '.join(ids)}" for key, ids in list(missing.items())[:5])
-                raise DependencyDeadlock(f"nothing can go on: {listed}", {"waiting": missing})
-
-    def _parking(self) -> RunStatus | None:
-        """The status to park with, if this run can only wait now."""
+    def _parking(self) -> Ending | None:
+        """How to halt, if this run can only wait now."""
         if self._releasing:
-            return RunStatus.RUNNING
+            return Ending(RunStatus.RUNNING)
         if self._pausing:
-            return RunStatus.PAUSED
-        state = self.state
-        if state.held or self._scheduler.queues.has_ready or self._check_inbox:
+            return Ending(RunStatus.PAUSED)
+        if self.state.held or self.flow.scheduler.queues.has_ready or self._check_inbox:
             return None
-        waiting = {state.nodes[key] for key in state.live}
-        for status in (S.WAITING_APPROVAL, S.WAITING_EVENT, S.WAITING_TIMER, S.WAITING_QUOTA):
-            if status in waiting:
-                due = state.next_due()
-                return RunStatus(status.value) if due is None or due > self.engine.clock.now_ms() else None
-        return None
+        status = parking_status(self.state, self.engine.clock.now_ms())
+        return None if status is None else Ending(status)
 
-    def _broken(self, error: SmithersError) -> RunStatus:
+    def _broken(self, error: SmithersError) -> Ending:
         """The workflow itself is wrong: the run fails with that."""
         log.info("run failed", extra={"run_id": self.state.run_id, "code": error.error_code})
         self.work.cancel_open("run-failed")
         self.work.abort_all()
-        self._error = error_object(error)
-        return RunStatus.FAILED
-
-    def _end(self, status: RunStatus) -> None:
-        """Write the run's end or halt into the step."""
-        state = self.state
-        self.is_ending = True
-        error = None
-        if status.is_terminal:
-            for key in sorted(state.live | state.held):
-                if state.nodes[key] is not S.IN_PROGRESS:
-                    self.desk.abandon(key, "run-ended")
-            state.row("timers_done", state.run_id)
-        if status is RunStatus.FINISHED:
-            keys = self._tolerated()
-            state.tell("RunFinished", None, failedChildren=len(keys) or None, failedChildKeys=list(keys) or None)
-        elif status is RunStatus.FAILED:
-            error = to_json(self._error).decode()
-            state.tell("RunFailed", None, error=self._error)
-        elif status is RunStatus.CONTINUED:
-            assert self._successor is not None
-            size = len(self._successor.config_json)
-            state.tell("RunContinuedAsNew", None, newRunId=self._successor.run_id, iteration=0, carriedStateSize=size)
-        elif status is RunStatus.RUNNING:
-            self.work.hand_back()
-        else:
-            state.step.seen_wakeup = state.last_wakeup
-        state.tell("RunStatusChanged", None, status=status.value)
-        state.step.status = StatusChange(status.value, status.is_terminal, error)
-
-    def _tolerated(self) -> tuple[str, ...]:
-        return tuple(state_key(key) for key in self.state.errors if self.state.nodes.get(key) is S.FAILED)
-
-    def _finish(self, status: RunStatus) -> None:
-        state = self.state
-        output: list[BaseModel] | None = None
-        if status is RunStatus.FINISHED and "output" in state.workflow.outputs:
-            output = [row.payload for row in state.data.rows.get("output", {}).values()]
-        next_run_id = None if self._successor is None else self._successor.run_id
-        failed = self._tolerated() if status is RunStatus.FINISHED else ()
-        result = RunResult(state.run_id, status, output, self._error, next_run_id, failed)
-        if not self.result.done():
-            self.result.set_result(result)
+        return broken(error)
 
     async def _cancel(self) -> None:
         """Stop all work and end the run as cancelled."""

@@ -18,27 +18,24 @@ from weakref import WeakValueDictionary
 from pydantic_core import from_json, to_json
 
 from smithers.components.rundata import RunData
-from smithers.components.workflow import SmithersWorkflow, check_json
+from smithers.components.workflow import SmithersWorkflow
 from smithers.engine import leases
+from smithers.engine.admission import check_claimable, check_unchanged, checked_run_id, run_config, workflow_hash
 from smithers.engine.clock import Clock, SystemClock
 from smithers.engine.continuation import new_run_id
 from smithers.engine.driver import Driver, DriverOptions
 from smithers.engine.hub import Hub
-from smithers.engine.loading import source_hash
 from smithers.engine.recovery import restore
 from smithers.engine.result import RunResult
+from smithers.engine.room import AgentRoom
 from smithers.engine.state import RunState
 from smithers.errors import (
     AutoResumeGaveUp,
     InputMismatch,
-    InvalidInput,
     LeaseLost,
     OwnershipError,
-    ResumeMetadataMismatch,
     RunAlreadyExists,
     RunNotResumable,
-    RunOwnerAlive,
-    RunStillRunning,
     SmithersError,
     error_object,
 )
@@ -54,7 +51,7 @@ if TYPE_CHECKING:
     from smithers.store.sqlite.store import SqliteStore
 
 log = logging.getLogger(__name__)
-MAX_RUN_ID = 256
+_STARTED = (event("RunStarted"), event("RunStatusChanged", None, None, status="running"))
 
 
 @dataclass(slots=True)
@@ -86,8 +83,7 @@ class Engine:
         self._handles: dict[str, RunHandle] = {}
         self._claim_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """The handle of each driven run; a continued run's successors share its own."""
-        self.agent_room = self.settings.agents
-        self._starving: dict[Driver, None] = {}
+        self.agents = AgentRoom(self.settings.agents)
         self._cared_for: set[str] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._forsaken: set[str] = set()
@@ -122,19 +118,17 @@ class Engine:
         """
         run_id = checked_run_id(run_id) if run_id is not None else new_run_id()
         value, text = workflow.parse_input(input)
-        if max_concurrency is not None and (isinstance(max_concurrency, bool) or max_concurrency < 1):
-            raise InvalidInput(f"max_concurrency must be at least 1, not {max_concurrency!r}")
+        config = run_config(annotations, auth, root_dir, max_concurrency)
         await self._prepare(workflow)
         if run_id in self.drivers:
             if idempotency_key is None or await self._key_of(run_id) != idempotency_key:
                 raise RunAlreadyExists(run_id)
             return await self._earlier(run_id, workflow, text)
         path = Path(workflow_path) if workflow_path else workflow.source_path
-        config = _config(annotations, auth, root_dir, max_concurrency)
         now = self.clock.now_ms()
         state = RunState(run_id, workflow, RunData(run_id, input=value, auth=auth), self.owner, 1)
         state.input_json, state.config = text, config
-        state.workflow_path, state.workflow_hash = None if path is None else str(path), _hash(workflow, path)
+        state.workflow_path, state.workflow_hash = None if path is None else str(path), workflow_hash(workflow, path)
         new = NewRun(
             run_id=run_id,
             workflow_name=workflow.function_name,
@@ -313,9 +307,10 @@ class Engine:
             run = loaded.run
             if run.status == "finished":
                 return self._ended(run_id, await self._stored_result(run, workflow))
-            self._check_claimable(run, force=force)
+            now, lease = self.clock.now_ms(), self.settings.lease_ms
+            check_claimable(run, owner=self.owner, now_ms=now, lease_ms=lease, force=force)
             path = Path(run.workflow_path) if run.workflow_path else workflow.source_path
-            changed = await self._check_unchanged(loaded, workflow, path, input, accept=accept_workflow_change)
+            changed = check_unchanged(loaded, workflow, path, input, accept=accept_workflow_change)
             gave_up = is_automatic and run.claim_count >= leases.MAX_CLAIMS and run.claim_frame == run.frame_no
             events = [event("RunStarted"), event("RunStatusChanged", None, None, status="running")]
             if is_automatic:
@@ -336,7 +331,7 @@ class Engine:
             driver = Driver(self, state, DriverOptions(limit, root), None)
             driver.recovered = loaded
             driver.reopens = run.status in ("cancelled", "failed")
-            driver.retries_failed = run.status == "failed" and not is_automatic
+            driver.flow.retries_failed = run.status == "failed" and not is_automatic
             driver.source_change = changed
             driver.carried = await self._carried(state, tables)
             self.drivers[run_id] = driver
@@ -350,42 +345,6 @@ class Engine:
         if lock is None:
             lock = self._claim_locks[run_id] = asyncio.Lock()
         return lock
-
-    def _check_claimable(self, run: RunRow, *, force: bool) -> None:
-        if run.status == "continued":
-            raise RunNotResumable(
-                f"run {run.run_id!r} was continued as another run", {"runId": run.run_id, "status": run.status}
-            )
-        if run.status != "running" or force or run.runtime_owner_id == self.owner:
-            return
-        now = self.clock.now_ms()
-        if leases.may_take_over(run, now, self.settings.lease_ms):
-            return
-        details = {"runId": run.run_id, "runtimeOwnerId": run.runtime_owner_id, "heartbeatAtMs": run.heartbeat_at_ms}
-        owner = run.runtime_owner_id or ""
-        if owner.split(":")[2:3] == [leases.host_id()]:
-            raise RunOwnerAlive(f"run {run.run_id!r} is being driven by process {owner.split(':')[1]}", details)
-        raise RunStillRunning(f"run {run.run_id!r} had a heartbeat {now - (run.heartbeat_at_ms or 0)} ms ago", details)
-
-    async def _check_unchanged(
-        self, loaded: LoadedRun, workflow: SmithersWorkflow, path: Path | None, input: object, *, accept: bool
-    ) -> tuple[str | None, str | None] | None:
-        """Hold input and source to what the run recorded. The new (hash, path) if an accepted change is to be recorded."""
-        run = loaded.run
-        if input is not None and from_json(workflow.parse_input(input)[1]) != from_json(loaded.input_json):
-            raise InputMismatch(
-                f"run {run.run_id!r} was started with another input; leave it out to resume", {"runId": run.run_id}
-            )
-        current = _hash(workflow, path)
-        if run.workflow_hash is None or current is None or current == run.workflow_hash:
-            return None
-        if not accept:
-            raise ResumeMetadataMismatch(
-                f"the source of run {run.run_id!r} changed since it was started; "
-                "resume with accept_workflow_change=True (--accept-workflow-change) to go on with the new one",
-                {"mismatches": ["workflowHash"], "existing": run.workflow_hash, "current": current},
-            )
-        return current, None if path is None else str(path)
 
     async def _give_up(self, run: RunRow, epoch: int) -> None:
         error = AutoResumeGaveUp(
@@ -440,28 +399,6 @@ class Engine:
             return leases.may_take_over(row, now, self.settings.lease_ms)
         inbox = await self.store.inbox(row.run_id, -1)
         return inbox.last_wakeup > row.seen_wakeup or (due is not None and due <= now)
-
-    # ── agents' room ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    def take_agent_room(self) -> None:
-        """An agent attempt begins."""
-        self.agent_room -= 1
-
-    def give_agent_room(self) -> None:
-        """An agent attempt has ended: let a run that waits for room go on."""
-        self.agent_room += 1
-        self.offer_agent_room()
-
-    def offer_agent_room(self) -> None:
-        """Let the run that has waited longest look for room; one that does not take it offers it on."""
-        if self._starving and self.agent_room > 0:
-            driver = next(iter(self._starving))
-            del self._starving[driver]
-            driver.poke()
-
-    def starve(self, driver: Driver) -> None:
-        """A run has agents that wait for room."""
-        self._starving[driver] = None
 
     # ── wake-ups ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -552,8 +489,7 @@ class Engine:
         if self.drivers.get(run_id) is driver:
             del self.drivers[run_id]
             del self._handles[run_id]
-        self._starving.pop(driver, None)
-        self.offer_agent_room()
+        self.agents.forget(driver)
         if driver.has_news and self.on_wakeup is not None:  # it came while the driver was writing its end
             self.on_wakeup(run_id)
 
@@ -582,40 +518,3 @@ class Engine:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self.threads.shutdown(wait=False, cancel_futures=True)
-
-
-def checked_run_id(run_id: str) -> str:
-    """`run_id` if it can be one. Raises `InvalidInput`."""
-    if not isinstance(run_id, str) or not run_id.strip() or len(run_id) > MAX_RUN_ID or not run_id.isprintable():
-        raise InvalidInput(f"run id must be 1 to {MAX_RUN_ID} printable characters, not {run_id!r:.80}")
-    return run_id
-
-
-_STARTED = (event("RunStarted"), event("RunStatusChanged", None, None, status="running"))
-
-
-def _config(
-    annotations: Mapping[str, object] | None, auth: object, root_dir: str | None, max_concurrency: int | None
-) -> dict[str, object]:
-    config: dict[str, object] = {}
-    if annotations:
-        check_json(annotations, "annotations")
-        for key, value in annotations.items():
-            if not isinstance(value, (str, int, float, bool)):
-                raise InvalidInput(f"annotations.{key} must be a string, number or boolean")
-        config["annotations"] = dict(annotations)
-    if auth is not None:
-        config["auth"] = auth
-    if root_dir is not None:
-        config["rootDir"] = root_dir
-    if max_concurrency is not None:
-        config |= {"max_concurrency": max_concurrency, "maxConcurrencyPinned": True}
-    return config
-
-
-def _hash(workflow: SmithersWorkflow, path: Path | None) -> str | None:
-    """The source's hash, read once per loaded workflow: a workflow in memory does not change."""
-    cached: dict[Path | None, str | None] = workflow.__dict__.setdefault("_source_hashes", {})
-    if path not in cached:
-        cached[path] = source_hash(path)
-    return cached[path]

@@ -192,12 +192,12 @@ class RunState:
                 found.append((key, moment))
         return found
 
-    def has_timeout_due(self, now_ms: int) -> bool:
-        """Whether somebody's patience has run out."""
+    def timeouts_due(self, now_ms: int) -> list[Key]:
+        """Where somebody's patience has run out."""
         heap = self._timer_heap
         if not heap or heap[0][0] > now_ms:
-            return False
-        return any(kind == "timeout" and moment <= now_ms for (_, kind), moment in self.timers.items())
+            return []
+        return [key for (key, kind), moment in self.timers.items() if kind == "timeout" and moment <= now_ms]
 
     def next_due(self) -> int | None:
         """The earliest moment that this run waits for."""

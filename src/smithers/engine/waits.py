@@ -32,7 +32,7 @@ from smithers.events import attempt_event
 from smithers.graph.plan import LeafKind, LeafNode
 from smithers.scheduler.scheduler import Scheduler
 from smithers.scheduler.states import NodeState
-from smithers.store.interface import ApprovalRow, AttemptChange, HumanRow, Inbox, SqlValue, StoredSignal
+from smithers.store.interface import TIMED_OUT, ApprovalRow, AttemptChange, HumanRow, Inbox, SqlValue, StoredSignal
 
 AUTO = "smithers:auto"
 S = NodeState
@@ -216,6 +216,8 @@ class WaitDesk:
         waiting = self.scheduler.waiting
         for row in inbox.approvals:
             leaf = waiting.get((row.node_id, row.iteration))
+            if row.decided_by == TIMED_OUT:
+                continue  # its timer is due as well, and says what is to be done
             if leaf is not None and self._state.nodes.get(leaf.key) is S.WAITING_APPROVAL:
                 self._state.gates[leaf.key] = row
                 self.decide(leaf, row)
@@ -347,7 +349,7 @@ class WaitDesk:
         if leaf.kind is LeafKind.HUMAN:
             state.row("human_closed", "expired", human_request_id(state.run_id, key))
         elif state.nodes.get(key) is S.WAITING_APPROVAL:
-            state.row("approval_closed", state.step.now_ms, "smithers:timeout", state.run_id, *key)
+            state.row("approval_closed", state.step.now_ms, TIMED_OUT, state.run_id, *key)
         if isinstance(element, WaitForEvent) and element.on_timeout == "skip":
             self._skip(leaf)
         elif isinstance(element, WaitForEvent) and element.on_timeout == "continue":
@@ -458,7 +460,7 @@ def decision_row(element: Approval, row: ApprovalRow) -> dict[str, object]:
             "notes": row.note,
         }
     if element.mode == "rank":
-        ranked = [] if is_denied else decision.get("ranked", [o["key"] for o in element.options])
+        ranked: object = [] if is_denied else decision.get("ranked", [o["key"] for o in element.options])
         return {"ranked": ranked, "notes": row.note}
     decided_at = None
     if row.decided_at_ms is not None:

@@ -65,7 +65,7 @@ class Work:
         self._running[key] = done
         self._to_start.append(done)
         if leaf.kind is LeafKind.AGENT:
-            self._driver.engine.take_agent_room()
+            self._driver.engine.agents.take()
 
     def start_all(self) -> None:
         """Start what the committed step has begun."""
@@ -123,7 +123,7 @@ class Work:
         done = self._running.pop(key, None)
         self._tasks.pop(key, None)
         if done is not None and done.leaf.kind is LeafKind.AGENT:
-            self._driver.engine.give_agent_room()
+            self._driver.engine.agents.give()
 
     def abort_all(self) -> None:
         """Tell all attempts to stop, and expect nothing of them any more."""
@@ -148,7 +148,7 @@ class Work:
     def hand_back(self) -> None:
         """Write into the step that attempts were stopped and their nodes may be run by somebody else."""
         state = self._state
-        plan = getattr(self._driver, "_plan", None)
+        plan = self._driver.flow.mounted
         for key in list(state.live):
             leaf = self.leaf_of(key, plan)
             if leaf is None or state.nodes[key] is not S.IN_PROGRESS:
@@ -160,7 +160,7 @@ class Work:
     def cancel_open(self, reason: str) -> None:
         """Write into the step that attempts under way were cancelled for good."""
         state = self._state
-        plan = getattr(self._driver, "_plan", None)
+        plan = self._driver.flow.mounted
         for key in list(state.live):
             leaf = self.leaf_of(key, plan)
             if leaf is not None and state.nodes[key] is S.IN_PROGRESS:
@@ -239,7 +239,7 @@ class Work:
 
     def _caches(self, leaf: LeafNode) -> bool:
         policy = leaf.element.cache
-        return bool(policy) if policy is not None else self._driver.caches_by_default
+        return bool(policy) if policy is not None else self._driver.flow.plan.cache_by_default
 
     def _cache_key(self, leaf: LeafNode) -> str | None:
         """What a result depends on, hashed; None when that cannot be told."""
@@ -250,7 +250,7 @@ class Work:
         state = self._state
         scope = {"run": state.run_id, "workflow": state.name, "global": ""}[policy.scope]
         try:
-            by = policy.by(self._driver.render_context) if callable(policy.by) else policy.by
+            by = policy.by(self._driver.flow.context) if callable(policy.by) else policy.by
             deps = {n: _plain(row) for n, row in self.dependencies(leaf).items()} if leaf.depends else {}
             parts: dict[str, object] = {
                 "scope": [policy.scope, scope],

@@ -17,6 +17,7 @@ from prometheus_client.metrics_core import Metric
 from pydantic_core import from_json
 
 from smithers.events import EventDraft
+from smithers.jsons import object_of
 from smithers.observability.catalogue import BY_EVENT, COUNTERS, GAUGES, HISTOGRAMS
 
 log = logging.getLogger(__name__)
@@ -74,8 +75,7 @@ class Metrics:
                 if payload.get("status") == "error":
                     self._counters["tool_calls.errors_total"].inc()
             case "AgentEvent":
-                inner = payload.get("event")
-                kind = inner.get("type") if isinstance(inner, dict) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
+                kind = object_of(payload.get("event")).get("type")
                 engine = self._label("engine", payload.get("engine"))
                 self._counters["agent_events_total"].labels(engine, self._label("event_type", kind), "event").inc()
             case "RunAutoResumeSkipped":
@@ -94,7 +94,12 @@ class Metrics:
     def track_request(self, method: str, route: str, status: int, milliseconds: float) -> None:
         """Count an answer to an HTTP request. `route` is a template, never a path as it was sent."""
         try:
-            labels = (method.upper() if method.upper() in _METHODS else "OTHER", route, str(status), f"{status // 100}xx")
+            labels = (
+                method.upper() if method.upper() in _METHODS else "OTHER",
+                route,
+                str(status),
+                f"{status // 100}xx",
+            )
             self._counters["http.requests"].labels(*labels).inc()
             self._histograms["http.request_duration_ms"].labels(*labels).observe(milliseconds)
         except Exception:
@@ -160,7 +165,9 @@ def _family_lines(family: Metric) -> Iterator[str]:
         labels = ",".join(f'{key}="{_escaped(value)}"' for key, value in sample.labels.items())
         yield f"{shown}{{{labels}}} {_number(sample.value)}" if labels else f"{shown} {_number(sample.value)}"
     if is_empty:
-        yield from [f"{name} 0"] if is_counter else [f'{name}_bucket{{le="+Inf"}} 0', f"{name}_sum 0", f"{name}_count 0"]
+        yield from (
+            [f"{name} 0"] if is_counter else [f'{name}_bucket{{le="+Inf"}} 0', f"{name}_sum 0", f"{name}_count 0"]
+        )
 
 
 def _escaped(value: str) -> str:

@@ -6,15 +6,14 @@ It drives nothing: a decision or signal is durable when answered, and whoever ho
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from smithers import __version__
 from smithers.asgi.answers import answer_decision, answer_signal, cursor_of
-from smithers.asgi.bodies import MAX_SAFE_INTEGER, lenient_int
+from smithers.asgi.bodies import lenient_int
 from smithers.asgi.guards import Guard
 from smithers.asgi.openapi import DECISION_BODY, SIGNAL_BODY, document, ref
 from smithers.asgi.problems import JSON_HEADERS, json_response
@@ -98,10 +97,15 @@ class _Served:
     def routes(self, *, with_metrics: bool) -> list[Route]:
         """The route table."""
         decision = Doc("Decide a waiting node", body=DECISION_BODY, answer=ref("Started"), errors=(409,))
-        after = {"afterSeq": {"type": "integer", "default": -1}}
-        frames = {"limit": {"type": "integer", "default": 50}, "afterFrameNo": {"type": "integer"}}
+        after: dict[str, Mapping[str, object]] = {"afterSeq": {"type": "integer", "default": -1}}
+        frames: dict[str, Mapping[str, object]] = {
+            "limit": {"type": "integer", "default": 50},
+            "afterFrameNo": {"type": "integer"},
+        }
         table = [
-            Route("GET", "/health", self.health, Doc("Whether the app lives", answer={"type": "object"}), access="open"),
+            Route(
+                "GET", "/health", self.health, Doc("Whether the app lives", answer={"type": "object"}), access="open"
+            ),
             Route("GET", "/", self.look, Doc("The run's status", answer=ref("RunStatus"), errors=(404,))),
             Route(
                 "GET",
@@ -131,7 +135,7 @@ class _Served:
             )
         described = Doc("This document", answer={"type": "object"})
         table.append(Route("GET", "/openapi.json", self.openapi, described))
-        self._document = document("Smithers run", __version__, table)
+        self._document = document("Smithers run", table)
         return table
 
     @property
@@ -163,7 +167,7 @@ class _Served:
 
     async def look(self, call: Call) -> ASGIApp:
         """`GET /`."""
-        return json_response((await listing.run_status(self._control, self._run_id)).wire())
+        return json_response(listing.run_status(self._control, self._run_id).wire())
 
     async def events(self, call: Call) -> ASGIApp:
         """`GET /events`."""

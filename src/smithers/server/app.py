@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from smithers import __version__
 from smithers.asgi.guards import Guard
 from smithers.asgi.openapi import document
 from smithers.asgi.problems import JSON_HEADERS, json_response
@@ -46,7 +45,7 @@ async def open_app(options: ServerOptions) -> AsyncGenerator[HttpApp]:
             *PeopleRoutes(hosting).table(),
             *WebhookRoutes(options.webhooks, desk).table(),
         ]
-        spec = document("Smithers server", __version__, [*routes, _spec_route({})])
+        spec = document("Smithers server", [*routes, _spec_route({})])
         routes.append(_spec_route(spec))
         yield HttpApp(routes, guard, max_body_bytes=options.max_body_bytes, observe=metrics.track_request)
     finally:

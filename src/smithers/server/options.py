@@ -89,7 +89,8 @@ def _sources(integrations: Mapping[str, object] | None) -> tuple[WebhookSource, 
     given = (integrations or {}).get("webhooks") or ()
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise InvalidInput("integrations.webhooks must be a list")
-    sources = tuple(WebhookSource.of(cast("WebhookSource | Mapping[str, object]", each)) for each in given)
+    each_given = cast("Sequence[WebhookSource | Mapping[str, object]]", given)
+    sources = tuple(WebhookSource.of(each) for each in each_given)
     if len({source.id for source in sources}) < len(sources):
         raise InvalidInput("integrations.webhooks: two sources share an id")
     return sources

@@ -26,7 +26,10 @@ class PeopleRoutes:
     def table(self) -> list[Route]:
         """The rows of the route table."""
         node = "/v1/runs/:runId/nodes/:nodeId"
-        decision = {"body": DECISION_BODY, "answer": ref("Started"), "errors": (400, 404, 409), "tag": "approvals"}
+
+        def decision(summary: str) -> Doc:
+            return Doc(summary, "approvals", body=DECISION_BODY, answer=ref("Started"), errors=(400, 404, 409))
+
         listed = Doc(
             "List open approvals",
             tag="approvals",
@@ -35,8 +38,8 @@ class PeopleRoutes:
         )
         signal = Doc("Send a signal", tag="signals", body=SIGNAL_BODY, answer=ref("Signal"), errors=(404, 409))
         return [
-            Route("POST", f"{node}/approve", found(self.approve), Doc("Approve a waiting node", **decision)),  # type: ignore[arg-type]
-            Route("POST", f"{node}/deny", found(self.deny), Doc("Deny a waiting node", **decision)),  # type: ignore[arg-type]
+            Route("POST", f"{node}/approve", found(self.approve), decision("Approve a waiting node")),
+            Route("POST", f"{node}/deny", found(self.deny), decision("Deny a waiting node")),
             *(Route("POST", path, found(self.signal), signal) for path in SIGNAL_PATHS),
             *(Route("GET", path, self.list, listed) for path in LIST_PATHS),
         ]

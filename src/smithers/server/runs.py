@@ -34,7 +34,7 @@ _START_BODY = shape(
     },
 )
 _RESUME_BODY = shape({"workflowPath": {"type": "string", "minLength": 1}}, _LAUNCH_FIELDS)
-_LIMIT = {"limit": {"type": "number", "exclusiveMinimum": 0, "default": 50}}
+_LIMIT: dict[str, Mapping[str, object]] = {"limit": {"type": "number", "exclusiveMinimum": 0, "default": 50}}
 
 
 def found(handle: Callable[[Call], Awaitable[ASGIApp]]) -> Callable[[Call], Awaitable[ASGIApp]]:
@@ -57,8 +57,8 @@ class RunRoutes:
 
     def table(self) -> list[Route]:
         """The rows of the route table."""
-        after = {"afterSeq": {"type": "number", "default": -1}}
-        frames = {**_LIMIT, "afterFrameNo": {"type": "number"}}
+        after: dict[str, Mapping[str, object]] = {"afterSeq": {"type": "number", "default": -1}}
+        frames: dict[str, Mapping[str, object]] = {**_LIMIT, "afterFrameNo": {"type": "number"}}
         one = "/v1/runs/:runId"
         return [
             Route(
@@ -153,7 +153,7 @@ class RunRoutes:
     async def look(self, call: Call) -> ASGIApp:
         """`GET /v1/runs/:runId`."""
         place, run_id = await self._place(call)
-        return json_response((await listing.run_status(place.control, run_id)).wire())
+        return json_response(listing.run_status(place.control, run_id).wire())
 
     async def frames(self, call: Call) -> ASGIApp:
         """`GET /v1/runs/:runId/frames`."""
@@ -169,7 +169,6 @@ class RunRoutes:
         number = number_param(call.query, "afterSeq")
         after = cursor_of(call, None if number is None else math.floor(number))
         place, run_id = await self._place(call)
-        await place.control.run(run_id)
         return EventStream(place.stream(run_id, after), call.drain)
 
     # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -196,18 +195,16 @@ def _not_active(error: RunNotActive, run_id: str) -> RunNotActive:
     return found
 
 
-def _launch_fields(body: Mapping[str, object]) -> tuple[str, dict[str, object] | None, int | None]:
+def _launch_fields(body: Mapping[str, object]) -> tuple[str, dict[str, object], int | None]:
     path = body.get("workflowPath")
     if not isinstance(path, str) or not path:
         raise InvalidRequest("workflowPath must be a string", {"field": "workflowPath"})
-    input = body.get("input")
-    if "input" in body and not isinstance(input, dict):
+    if not isinstance(body.get("input", {}), dict):
         raise InvalidRequest("input must be a JSON object", {"field": "input"})
-    config = body.get("config")
-    if config is not None and not isinstance(config, dict):
+    if not isinstance(body.get("config") or {}, dict):
         raise InvalidRequest("config must be a JSON object", {"field": "config"})
-    limit = _concurrency(object_of(config).get("maxConcurrency"))
-    return path, None if input is None else object_of(input), limit
+    limit = _concurrency(object_of(body.get("config")).get("maxConcurrency"))
+    return path, object_of(body.get("input")), limit
 
 
 def _concurrency(value: object) -> int | None:

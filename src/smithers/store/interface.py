@@ -17,6 +17,10 @@ from smithers.store.columns import TableDef
 SqlValue = None | int | float | str | bytes
 
 
+TIMED_OUT = "smithers:timeout"
+"""Who has decided an approval that nobody decided in time."""
+
+
 class NodeChange(NamedTuple):
     """A node's new state. None keeps what is stored. `output` is the index of its row in `Step.outputs`."""
 

@@ -9,7 +9,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TypedDict
+
+from typing_extensions import TypedDict  # before Python 3.12 Pydantic needs this one
 
 from smithers.errors import InvalidInput, ProcessTimeout, ToolCommandFailed, ToolFileUnavailable
 from smithers.tools.context import ToolContext, current_context

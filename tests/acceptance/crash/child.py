@@ -8,11 +8,11 @@ stored.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic_core import from_json
+import apsw
 from tests.acceptance.crash import workflows
 from tests.acceptance.crash.faults import Point, die_at, die_in, say, stop_before, stop_within
 
@@ -73,7 +73,6 @@ class Report:
     status: str | None = None
     error: str | None = None
     message: str = ""
-    done: list[str] = field(default_factory=list[str])
 
 
 def carry_out(order: Order) -> Report:
@@ -172,14 +171,14 @@ def _acknowledge(order: Order, done: list[str]) -> None:
 
 async def newest(store: SqliteStore, run_id: str) -> RunRow | None:
     """The run that goes on for `run_id` now: itself, or the one that it was continued as. None if there is none."""
-    while True:
-        try:
-            row = await store.aread(lambda c, run_id=run_id: reads.run(c, run_id))  # type: ignore[misc]
-        except RunNotFound:
-            return None
-        if row.status != "continued":
-            return row
-        events = await store.aread(lambda c, run_id=run_id: reads.events(c, run_id, -1, 10_000))  # type: ignore[misc]
-        run_id = next(
-            str(from_json(event.payload or "{}")["newRunId"]) for event in events if event.type == "RunContinuedAsNew"
-        )
+
+    def query(connection: apsw.Connection) -> RunRow:
+        row = reads.run(connection, run_id)
+        while (following := reads.successor(connection, row.run_id)) is not None:
+            row = reads.run(connection, following)
+        return row
+
+    try:
+        return await store.aread(query)
+    except RunNotFound:
+        return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from tests.acceptance.crash.child import Role
 from tests.acceptance.crash.faults import Point
 
 
@@ -11,7 +12,7 @@ class Sweep(NamedTuple):
     """A workflow is killed around every write in turn; a part of the writes is a case of its own, to share the work."""
 
     workflow: str
-    role: str
+    role: Role
     point: Point
     part: int
     parts: int

@@ -26,9 +26,7 @@ def test_kills_at_random_moments_change_nothing_in_the_outcome(
     while kills < storm.kills:
         number += 1
         trial = Trial(zygote, Order(str(tmp_path / str(number)), "drive", durability="normal"))
-        trial.go(
-            point=Point.ANSWERED.value, nth=2
-        )  # launched: the first signal can be sent, long before it is waited for
+        trial.go(point=Point.ANSWERED, nth=2)  # launched: the first signal can be sent, long before it is waited for
         trial.answer()
         while kills + trial.kills < storm.kills:
             # Half of them hit the opening and the claim, half of them the work.

@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apsw
 import pytest
 from tests.acceptance.crash import workflows
-from tests.acceptance.crash.child import Order
+from tests.acceptance.crash.child import Order, Role
+from tests.acceptance.crash.faults import Point
 from tests.acceptance.crash.observe import Witness, check, opened
 from tests.acceptance.crash.pipes import Reins, insist
 from tests.acceptance.crash.zygote import Ending, Zygote
@@ -37,15 +38,20 @@ class Scene:
     first: Zygote
     second: Zygote
 
-    def order(self, role: str, workflow: str, **more: object) -> Order:
+    def order(self, role: Role, workflow: str, *, busy_timeout_s: float = 30.0) -> Order:
+        """An order to a process that must show within the lease that it is alive."""
         return Order(
             str(self.folder),
-            role,  # type: ignore[arg-type]
+            role,
             workflow,
             lease_ms=LEASE_MS,
             heartbeat_ms=HEARTBEAT_MS,
-            **more,  # type: ignore[arg-type]
+            busy_timeout_s=busy_timeout_s,
         )
+
+    def stopping(self, role: Role, workflow: str, point: Point, nth: int) -> Order:
+        """The same, and it is stopped around its nth write."""
+        return replace(self.order(role, workflow), point=point.value, nth=nth, stops=True)
 
     def take_over(self, workflow: str) -> tuple[Ending, int]:
         """Have the second process resume until it is let: its ending, and how often it was refused before."""
@@ -105,7 +111,7 @@ def test_an_owner_suspended_in_a_task_commits_nothing_when_it_comes_back(scene: 
 @pytest.mark.parametrize("nth", [3, 4, 5], ids=["after-first", "after-long", "at-the-end"])
 def test_an_owner_suspended_before_a_commit_has_that_commit_refused(scene: Scene, nth: int) -> None:
     scene.reins.hold_no_more()
-    pid = scene.first.start(scene.order("launch", "slow", point="before", nth=nth, stops=True))
+    pid = scene.first.start(scene.stopping("launch", "slow", Point.BEFORE, nth))
     scene.reins.until_entered()
     witness = Witness(scene.folder)
     witness.look()
@@ -122,7 +128,7 @@ def test_an_owner_suspended_before_a_commit_has_that_commit_refused(scene: Scene
 
 def test_a_claim_that_was_suspended_is_refused_when_somebody_was_faster(scene: Scene) -> None:
     assert scene.first.run(scene.order("drive", "asking")).report.status == "waiting-approval"
-    pid = scene.first.start(scene.order("resume", "asking", point="before", nth=2, stops=True))
+    pid = scene.first.start(scene.stopping("resume", "asking", Point.BEFORE, 2))
     scene.reins.until_entered()
     _decide(scene.folder)
     assert scene.second.run(scene.order("resume", "asking")).report.status == "finished"
@@ -148,7 +154,7 @@ def test_a_process_suspended_while_it_waits_for_a_decision_finds_the_run_finishe
 
 def test_an_owner_suspended_inside_a_transaction_makes_others_fail_not_hang_and_goes_on_itself(scene: Scene) -> None:
     scene.reins.hold_no_more()
-    pid = scene.first.start(scene.order("launch", "slow", point="written", nth=4, stops=True))
+    pid = scene.first.start(scene.stopping("launch", "slow", Point.WRITTEN, 4))
     scene.reins.until_entered()
     ending = scene.second.run(scene.order("resume", "slow", busy_timeout_s=0.2))
     assert ending.report.error == "StorageBusy"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.acceptance.crash import workflows
-from tests.acceptance.crash.child import ACKNOWLEDGED, NEEDS_SOMEBODY, Order, newest
+from tests.acceptance.crash.child import ACKNOWLEDGED, NEEDS_SOMEBODY, Order, Role, newest
+from tests.acceptance.crash.faults import Point
 from tests.acceptance.crash.observe import Story, Witness, opened, order_of, stories
 from tests.acceptance.crash.zygote import Ending, Zygote
 
@@ -24,9 +25,9 @@ class Outcome:
     runs: dict[str, Story]
 
 
-def reference(zygote: Zygote, folder: Path, workflow: str, role: str) -> Outcome:
+def reference(zygote: Zygote, folder: Path, workflow: str, role: Role) -> Outcome:
     """The outcome of an undisturbed run."""
-    ending = zygote.run(Order(str(folder), role, workflow))  # type: ignore[arg-type]
+    ending = zygote.run(Order(str(folder), role, workflow))
     assert ending.report.status is not None, ending
     return Outcome(stories(Witness(folder).look()))
 
@@ -43,9 +44,10 @@ class Trial:
         self.kills = 0
         self.status: str | None = None
 
-    def go(self, **faults: object) -> bool:
-        """Let one process work. False once the run has come to its end (or waits for somebody)."""
-        ending = self._zygote.run(replace(self.order, **faults))  # type: ignore[arg-type]
+    def go(self, *, point: Point | None = None, nth: int = 0, after_s: float | None = None) -> bool:
+        """Let one process work, until it is killed (True), or the run has ended or waits for somebody (False)."""
+        order = replace(self.order, point=None if point is None else point.value, nth=nth, after_s=after_s)
+        ending = self._zygote.run(order)
         self._judge(ending)
         return ending.was_killed
 
@@ -88,7 +90,7 @@ class Trial:
     def finish(self) -> None:
         """Work on undisturbed, to the end."""
         for _ in range(MOST_PROCESSES):
-            killed = self.go(point=None, after_s=None)
+            killed = self.go()
             assert not killed
             if self.status not in NEEDS_SOMEBODY:
                 return

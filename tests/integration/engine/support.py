@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from pydantic_core import to_json
 from smithers import Engine, RunResult, Settings, SmithersWorkflow, create_smithers
 from smithers.engine.engine import RunHandle
 from smithers.engine.hub import follow
+from smithers.errors import RunNotFound
 from smithers.events import wire_object
 from smithers.store import open_store
 from smithers.store.interface import ApprovalRow, AttemptRow, HumanRow, RunRow
@@ -117,13 +119,7 @@ class Bench:
         """Wait until the log of a run has such an event."""
 
         async def look() -> Event:
-            while (
-                self.store.read(
-                    lambda c: c.execute("SELECT 1 FROM _smithers_runs WHERE run_id = ?", (run_id,)).fetchone()
-                )
-                is None
-            ):
-                await asyncio.sleep(0.005)  # it is just being launched
+            await self.stored(run_id)
             async for row in follow(self.engine.hub, self.store, run_id):
                 found = wire_object(run_id, row)
                 is_it = found["type"] == type and node_id in (None, found.get("nodeId"))
@@ -132,6 +128,15 @@ class Bench:
             raise AssertionError(f"run {run_id} ended without {type} {node_id} {fields}: {self.types(run_id)}")
 
         return await within(look())
+
+    async def stored(self, run_id: str) -> None:
+        """Wait until the run is there at all."""
+        for _ in range(3000):
+            with suppress(RunNotFound):
+                self.row(run_id)
+                return
+            await asyncio.sleep(0.005)
+        raise AssertionError(f"run {run_id} is never launched")
 
     # ── from outside ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -430,13 +430,13 @@ async def test_at_most_so_many_agents_work_at_once_in_all_runs_of_an_engine(benc
 
     assert {r.status for r in results} == {"finished"}
     assert meter.most == 4
-    assert bench.engine.agent_room == 4
+    assert bench.engine.agents.free == 4
 
 
 async def test_agent_room_is_not_wasted_on_a_run_that_cannot_use_it(bench: Bench) -> None:
     calls = Calls()
     bench.new_engine(Settings(durability="normal", agents=1))
-    first = fake_agent(Row, lambda _call: calls.held("first")())
+    first = fake_agent(Row, _held(calls, "first"))
     quick = fake_agent(Row, {"text": "quick"})
 
     @smithers
@@ -466,7 +466,7 @@ async def test_agent_room_is_not_wasted_on_a_run_that_cannot_use_it(bench: Bench
 async def test_an_agents_room_is_given_back_when_its_run_is_cancelled_or_waits(bench: Bench) -> None:
     calls = Calls()
     bench.new_engine(Settings(durability="normal", agents=1))
-    stuck = fake_agent(Row, lambda _call: calls.held("stuck")())
+    stuck = fake_agent(Row, _held(calls, "stuck"))
 
     @smithers
     def flow(ctx: Ctx) -> Workflow:
@@ -479,7 +479,7 @@ async def test_an_agents_room_is_given_back_when_its_run_is_cancelled_or_waits(b
     await within(calls.begun["stuck"].wait())
     await bench.store.request_cancel("r", bench.clock.now_ms(), "test")
     assert (await within(handle.result)).status == "cancelled"
-    assert bench.engine.agent_room == 1
+    assert bench.engine.agents.free == 1
 
 
 def _async(meter: Meter) -> object:
@@ -491,3 +491,10 @@ def _async(meter: Meter) -> object:
 
 async def _set(event: asyncio.Event) -> None:
     event.set()
+
+
+def _held(calls: Calls, name: str) -> Callable[[object], object]:
+    def answer(_call: object) -> object:
+        return calls.held(name)()
+
+    return answer

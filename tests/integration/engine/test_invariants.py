@@ -109,7 +109,7 @@ class Recipe:
             case "auto":
                 return Approval(id, output=Verdict, auto_approve=True)
             case "approval":
-                return Approval(id, output=Verdict, on_deny=("fail", "continue", "skip")[number])  # type: ignore[arg-type]
+                return Approval(id, output=Verdict, on_deny=("fail", "continue", "skip")[number])
             case "event":
                 return WaitForEvent(id, event="go", output=Row)
             case "gate":

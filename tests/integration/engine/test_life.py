@@ -356,7 +356,7 @@ async def test_a_cancel_request_of_a_parked_run_is_carried_out_by_who_goes_on_wi
     await bench.seen("RunStatusChanged", status="waiting-approval")
     await bench.store.request_cancel("r", bench.clock.now_ms(), "test")
 
-    assert cast("RunResult", await within(whole)).status == "cancelled"
+    assert (await within(whole)).status == "cancelled"
 
 
 # ── owners ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -472,16 +472,17 @@ async def test_a_run_that_kills_its_owners_is_given_up(bench: Bench) -> None:
     flow = one_task(calls, held=True)
     await bench.start(flow)
     await within(calls.begun["a"].wait())
-    with pytest.raises(AutoResumeGaveUp):
+
+    async def die_again_and_again() -> None:
         for _ in range(6):
             bench.abandon()
-            row = bench.row()
-            claimed = await bench.store.claim(
-                "r", "pid:1:x:1:y", bench.clock.now_ms(), expect_epoch=row.epoch, events=[]
-            )
-            assert claimed is not None
+            epoch, now = bench.row().epoch, bench.clock.now_ms()
+            assert await bench.store.claim("r", "pid:1:x:1:y", now, expect_epoch=epoch, events=[]) is not None
             await bench.engine.resume("r", flow, force=True, is_automatic=True)
             bench.engine.drivers["r"].work.abort_all()
+
+    with pytest.raises(AutoResumeGaveUp):
+        await die_again_and_again()
     assert bench.row().status == "failed"
 
 
@@ -511,11 +512,11 @@ async def test_a_cached_result_is_reused_over_runs_until_something_in_its_key_ch
     assert await is_hit(CachePolicy(version="2")) is True
     assert await is_hit(CachePolicy(key="shared")) is False
     assert await is_hit(CachePolicy(key="shared"), "other") is True
-    assert await is_hit(CachePolicy(by=lambda ctx: ctx.input.get("q")), q=1, x=1) is False
-    assert await is_hit(CachePolicy(by=lambda ctx: ctx.input.get("q")), q=1, x=2) is True
-    assert await is_hit(CachePolicy(by=lambda ctx: ctx.input.get("q")), q=2, x=2) is False
-    assert await is_hit(CachePolicy(by=lambda ctx: 1 / 0)) is False
-    assert await is_hit(CachePolicy(by=lambda ctx: 1 / 0)) is False
+    assert await is_hit(CachePolicy(by=_question), q=1, x=1) is False
+    assert await is_hit(CachePolicy(by=_question), q=1, x=2) is True
+    assert await is_hit(CachePolicy(by=_question), q=2, x=2) is False
+    assert await is_hit(CachePolicy(by=_broken)) is False
+    assert await is_hit(CachePolicy(by=_broken)) is False
     assert await is_hit(CachePolicy(scope="run")) is False
     assert await is_hit(CachePolicy(scope="run")) is False
     assert await is_hit(CachePolicy(version="t", ttl_ms=1000)) is False
@@ -623,3 +624,11 @@ async def test_a_decision_beside_a_takeover_is_applied_once(bench: Bench) -> Non
     assert bench.row().status == "finished"
     assert bench.types(node_id="ok").count("NodeFinished") == 1
     assert bench.texts() == ["a"]
+
+
+def _question(ctx: Ctx) -> object:
+    return ctx.input.get("q")
+
+
+def _broken(_ctx: Ctx) -> object:
+    raise ZeroDivisionError

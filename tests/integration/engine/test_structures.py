@@ -97,9 +97,7 @@ async def test_nested_loops_in_parallel_keep_their_rows_apart_and_references_loc
                     Task("head", output=Row)[{"text": f"h{at.get('outer', 0)}"}],
                     Loop("inner", max_iterations=2)[
                         Task("x", output=Row)[{"text": f"x{at.get('outer', 0)}{at.get('inner', 0)}"}],
-                        Task("y", output=Row, deps={"x": Row, "head": Row})[
-                            lambda x, head: {"text": f"y{x.text}{head.text}"}
-                        ],
+                        Task("y", output=Row, deps={"x": Row, "head": Row})[_joined],
                     ],
                 ],
                 Loop("other", max_iterations=2)[Task("o", output=Row)[{"text": "o"}]],
@@ -506,7 +504,9 @@ async def test_a_child_that_waits_parks_its_parent_and_both_go_on_by_themselves(
     elif wait == "event":
         await bench.signal("ok", {"text": "x"}, run_id=CHILD)
     else:
-        while bench.clock.next_due is None:  # until somebody waits for the child's timer
+        for _ in range(1000):
+            if bench.clock.next_due is not None:  # now somebody waits for the child's timer
+                break
             await asyncio.sleep(0.005)
         bench.clock.advance(3_600_000)
     result = await within(whole)
@@ -613,7 +613,7 @@ async def test_an_inline_subflow_mounts_its_tree_under_prefixed_ids(bench: Bench
         first = ctx.output_maybe(Row, "a")
         return Workflow(name="child")[
             Task("a", output=Row)[{"text": f"n{ctx.input['n']}"}],
-            first and Task("b", output=Row, deps={"a": Row})[lambda a: {"text": a.text + "!"}],
+            first and Task("b", output=Row, deps={"a": Row})[_loud],
         ]
 
     @smithers
@@ -634,3 +634,11 @@ async def _status(bench: Bench, run_id: str, *statuses: str) -> None:
             return
         await asyncio.sleep(0.005)
     raise AssertionError(bench.row(run_id).status)
+
+
+def _joined(x: Row, head: Row) -> Row:
+    return Row(text=f"y{x.text}{head.text}")
+
+
+def _loud(a: Row) -> Row:
+    return Row(text=a.text + "!")

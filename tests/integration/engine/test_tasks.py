@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import pytest
 from pydantic import BaseModel, field_validator
@@ -155,7 +156,7 @@ async def test_a_required_dependency_without_a_row_fails_the_task(bench: Bench) 
     def flow(ctx: Ctx) -> Workflow:
         return Workflow(name="required")[
             Task("gone", output=Row, skip_if=True)[{"n": 1}],
-            Task("last", output=Row, deps={"gone": Row})[lambda gone: gone],
+            Task("last", output=Row, deps={"gone": Row})[_same],
         ]
 
     result = await bench.run(flow)
@@ -382,7 +383,7 @@ async def test_an_agents_prompt_may_be_a_function_of_its_dependencies(bench: Ben
     def flow(ctx: Ctx) -> Workflow:
         return Workflow(name="prompt")[
             Task("plan", output=Row)[{"text": "the plan"}],
-            Task("do", output=Row, agent=agent, deps={"plan": Row})[lambda plan: f"Do {plan.text}"],
+            Task("do", output=Row, agent=agent, deps={"plan": Row})[_do],
         ]
 
     await bench.run(flow)
@@ -466,4 +467,12 @@ def _cause(error: Mapping[str, object] | None) -> dict[str, object]:
     assert error is not None
     cause = error["cause"]
     assert isinstance(cause, dict)
-    return cause
+    return cast("dict[str, object]", cause)
+
+
+def _same(gone: Row) -> Row:
+    return gone
+
+
+def _do(plan: Row) -> str:
+    return f"Do {plan.text}"

@@ -164,7 +164,9 @@ class Run:
         seen = self.split(taken)
         assert seen == (oracle.arrivals, oracle.work)
         if is_current:
-            assert rebuilt.advance_loops() == []
+            ended = rebuilt.advance_loops()
+            # a run that is failing lets its other loops be; one that is rebuilt just before still ends them
+            assert ended == [] or self.scheduler.plan.region.halted
             while self.open_gates(rebuilt):
                 assert rebuilt.advance_loops() == []
             assert rebuilt.abandoned == []

@@ -13,7 +13,7 @@ import apsw
 
 from smithers.errors import AlreadyDecided, InvalidInput, NodeNotFound, RunAlreadyExists, RunNotActive, RunNotFound
 from smithers.events import EventDraft
-from smithers.store.interface import ApprovalRow, HumanRow, NewRun, RunRow, StoredSignal
+from smithers.store.interface import TIMED_OUT, ApprovalRow, HumanRow, NewRun, RunRow, StoredSignal
 from smithers.store.sqlite import reads
 from smithers.store.sqlite import statements as sql
 
@@ -69,7 +69,8 @@ def claim(
         # what was asked of a run that had not ended yet still holds for its next owner
         "cancel_requested_at_ms = CASE WHEN finished_at_ms IS NULL THEN cancel_requested_at_ms END, "
         "cancel_request_source = CASE WHEN finished_at_ms IS NULL THEN cancel_request_source END, "
-        "pause_requested_at_ms = CASE WHEN status = 'running' THEN pause_requested_at_ms END, started_at_ms = coalesce(started_at_ms, ?), "
+        "pause_requested_at_ms = CASE WHEN status = 'running' THEN pause_requested_at_ms END, "
+        "started_at_ms = coalesce(started_at_ms, ?), "
         "claim_count = CASE WHEN claim_frame = frame_no THEN claim_count + 1 ELSE 1 END, claim_frame = frame_no "
         "WHERE run_id = ? AND epoch = ? AND status <> 'continued' RETURNING epoch",
         (owner, now_ms, now_ms, run_id, expect_epoch),
@@ -94,6 +95,33 @@ def release(connection: apsw.Connection, run_id: str, owner: str) -> None:
     connection.execute(
         "UPDATE _smithers_runs SET runtime_owner_id = NULL WHERE run_id = ? AND runtime_owner_id = ?", (run_id, owner)
     )
+
+
+def expire(
+    connection: apsw.Connection, run_id: str, keys: Sequence[tuple[str, int]], now_ms: int, fence: tuple[str, int]
+) -> bool:
+    """Close approvals and questions that nobody answered in time. False if one of them was answered after all.
+
+    Nothing is closed unless the fence holds.
+    """
+    row = reads.run(connection, run_id)
+    if (row.runtime_owner_id, row.epoch) != fence:
+        return True  # the owner's next commit finds out
+    all_closed = True
+    for node_id, iteration in keys:
+        connection.execute(
+            "UPDATE _smithers_approvals SET status = 'denied', decided_at_ms = ?, decided_by = ? "
+            "WHERE run_id = ? AND node_id = ? AND iteration = ? AND status = 'requested'",
+            (now_ms, TIMED_OUT, run_id, node_id, iteration),
+        )
+        closed = connection.changes()
+        connection.execute(
+            "UPDATE _smithers_human_requests SET status = 'expired' "
+            "WHERE run_id = ? AND node_id = ? AND iteration = ? AND status = 'pending'",
+            (run_id, node_id, iteration),
+        )
+        all_closed = all_closed and closed + connection.changes() > 0
+    return all_closed
 
 
 def finalize_cancel(connection: apsw.Connection, run_id: str, now_ms: int, fence: tuple[str, int] | None) -> bool:

@@ -88,7 +88,10 @@ def write(connection: apsw.Connection, found: Snapshot, place: str, owner: str) 
     )
     connection.executemany(
         sql.EVENT.replace("INSERT INTO", "INSERT OR IGNORE INTO"),
-        [(run.run_id, e.seq, e.timestamp_ms, e.frame_no, e.type, e.node_id, e.iteration, e.payload) for e in found.events],
+        [
+            (run.run_id, e.seq, e.timestamp_ms, e.frame_no, e.type, e.node_id, e.iteration, e.payload)
+            for e in found.events
+        ],
     )
     connection.executemany(
         sql.NODE,

@@ -107,6 +107,7 @@ class _WatchThread(threading.Thread):
         self._connection = connection
         self._changed = changed
         self._stopping = threading.Event()
+        self._closing = threading.Lock()
         self._wal = _WalEvents.open(f"{path}-wal")
         # After the kernel watch and before the thread: no commit falls between.
         self._version = self._read_version()
@@ -116,8 +117,9 @@ class _WatchThread(threading.Thread):
         if not self.is_alive():  # a forked child's copy, whose descriptors are still the parent's
             return
         self._stopping.set()
-        if self._wal is not None:
-            self._wal.wake()
+        with self._closing:  # the thread may be closing its descriptors this moment
+            if self._wal is not None:
+                self._wal.wake()
         if threading.current_thread() is not self:
             self.join()
 
@@ -132,8 +134,10 @@ class _WatchThread(threading.Thread):
                 else:
                     pause = min(pause * 2, SAFETY_S)
         finally:
-            if self._wal is not None:
-                self._wal.close()
+            with self._closing:
+                if self._wal is not None:
+                    self._wal.close()
+                self._wal = None
             self._connection.close(True)
 
     def _sleep(self, pause: float) -> float:

@@ -85,7 +85,7 @@ def open_approvals(connection: Connection) -> list[OpenApproval]:
         "WHERE a.status = 'requested' AND r.status NOT IN ('finished', 'failed', 'cancelled', 'continued') "
         "ORDER BY a.requested_at_ms, a.run_id, a.node_id, a.iteration"
     )
-    return [OpenApproval(ApprovalRow(*row[:-2]), row[-2], row[-1]) for row in rows]  # type: ignore[arg-type]
+    return [OpenApproval(ApprovalRow(*row[:-2]), row[-2], row[-1]) for row in rows]
 
 
 def waiting_for(connection: Connection, signal: str, correlation_id: str | None) -> list[str]:
@@ -110,10 +110,6 @@ def gauges(connection: Connection) -> dict[str, int]:
         "(SELECT count(*) FROM _smithers_approvals WHERE status = 'requested'), "
         "(SELECT count(*) FROM _smithers_timers WHERE kind = 'timer')"
     )
-    runs, nodes, approvals, timers = connection.execute(text).fetchall()[0]
-    return {
-        "smithers.runs.active": int(runs),
-        "smithers.nodes.active": int(nodes),
-        "smithers.approval.pending": int(approvals),
-        "smithers.timers.pending": int(timers),
-    }
+    row = connection.execute(text).fetchall()[0]
+    names = ("smithers.runs.active", "smithers.nodes.active", "smithers.approval.pending", "smithers.timers.pending")
+    return {name: value if isinstance(value, int) else 0 for name, value in zip(names, row, strict=True)}

@@ -144,7 +144,8 @@ def approval_history(connection: apsw.Connection, workflow: str, node_id: str, l
     """The newest manual decisions on one node of a workflow, over all runs."""
     rows = connection.execute(
         f"SELECT {_APPROVAL} FROM _smithers_approvals WHERE workflow_name = ? AND node_id = ? "
-        "AND decided_at_ms IS NOT NULL AND auto_approved = 0 AND coalesce(decided_by, '') NOT LIKE 'smithers:%' ORDER BY decided_at_ms DESC LIMIT ?",
+        "AND decided_at_ms IS NOT NULL AND auto_approved = 0 AND coalesce(decided_by, '') NOT LIKE 'smithers:%' "
+        "ORDER BY decided_at_ms DESC LIMIT ?",
         (workflow, node_id, limit),
     )
     return [ApprovalRow(*row) for row in rows]

@@ -90,6 +90,10 @@ class SqliteStore:
         """End a run as cancelled; see `control.finalize_cancel`."""
         return await self.awrite(lambda c: control.finalize_cancel(c, run_id, now_ms, fence))
 
+    async def expire(self, run_id: str, keys: Sequence[tuple[str, int]], now_ms: int, fence: tuple[str, int]) -> bool:
+        """Close what nobody answered in time; see `control.expire`."""
+        return await self.awrite(lambda c: control.expire(c, run_id, keys, now_ms, fence))
+
     async def release(self, run_id: str, owner: str) -> None:
         """Give up a run that this owner holds but does not drive any more."""
         await self.awrite(lambda c: control.release(c, run_id, owner))

@@ -45,7 +45,7 @@ def undelivered(connection: apsw.Connection, limit: int) -> list[Delivery]:
         "WHERE delivered_at_ms IS NULL ORDER BY received_at_ms, source_id, dedupe_key LIMIT ?",
         (limit,),
     )
-    return [Delivery(*row) for row in rows]  # type: ignore[arg-type]
+    return [Delivery(*row) for row in rows]
 
 
 def delivered(connection: apsw.Connection, delivery: Delivery, now_ms: int) -> None:

@@ -18,6 +18,7 @@ _ROOT = Path("/sys/fs/cgroup")
 _V2 = {"pids": "pids.max", "memory": "memory.max"}
 _V1 = {"pids": "pids.max", "memory": "memory.limit_in_bytes"}
 _TRIES = 40
+_ABANDONED_S = 7200
 
 
 @cache
@@ -38,7 +39,17 @@ def places(root: Path = _ROOT) -> Mapping[str, Path]:
                 group.rmdir()
             if kind in found:
                 break
+    for folder in set(found.values()):
+        _remove_abandoned(folder)
     return found
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes left: older than any command can be, and empty, or the kernel would refuse."""
+    for place in folder.glob("smithers-*"):
+        with suppress(OSError):
+            if time.time() - place.stat().st_mtime > _ABANDONED_S:
+                place.rmdir()
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Runs inside the sandbox, before the command: gives up what is left to give up, then becomes the command.
 
 A program of its own, run by the standard library alone (`python -I -S inner.py SPEC`), because the sandbox sees nothing
-of this package but this file. SPEC is a marshalled dictionary in hexadecimal, see `launch.py`: every module imported here
-makes every command start later, and those for JSON and signals take longer than the rest together. It writes to the descriptor `status`: `+` before the
-command is executed, then `!` and an error number if it cannot be; or, when a limit cannot be set, why. The descriptor
-closes as the command begins, so the command cannot write to it.
+of this package but this file. SPEC is a marshalled dictionary in hexadecimal, see `launch.py`: every module imported
+here makes every command start later, and those for JSON and signals take longer than the rest together.
+
+It writes to the descriptor `status`: `+` before the command is executed, then `!` and an error number if it cannot be;
+or, when a limit cannot be set, why. The descriptor closes as the command begins, so the command cannot write to it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,18 @@ _ARCHES: dict[str, tuple[int, int, int, int, tuple[int, ...]]] = {
          89, 60, 265, 116, 112, 170),
     ),
 }  # fmt: skip
-_CLONE3 = 435
+_CLONE3, _OPENAT2 = 435, 437
+# A file that runs as its owner would give whoever finds it in the root folder, outside, the rights that we have. By
+# machine: chmod, fchmod, fchmodat, fchmodat2, creat, mknod, mknodat with their mode's position; open and openat with
+# their flags' position, which the mode comes after.
+_MODES: dict[str, tuple[tuple[int, int], ...]] = {
+    "x86_64": ((90, 1), (91, 1), (268, 2), (452, 2), (85, 1), (133, 1), (259, 2)),
+    "aarch64": ((52, 1), (53, 2), (452, 2), (33, 2)),
+}
+_OPENS: dict[str, tuple[tuple[int, int], ...]] = {"x86_64": ((2, 1), (257, 2)), "aarch64": ((56, 2),)}
+_SETS_ID = 0o6000
+_CREATES = 0o20000100
+"""O_CREAT and O_TMPFILE: only with them the mode means anything."""
 _CLONE_NEW = 0x7E020080
 """Every flag of clone() that makes a namespace."""
 _FAMILIES = (1, 2, 10, 16)
@@ -150,7 +162,7 @@ _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _EPERM, _ENOSYS = 1, 38
 _NUMBER, _ARCH, _ARG0, _ARG1 = 0, 4, 16, 24
-"""Where the call's number, machine and arguments (low halves, little endian) are in what the filter looks at."""
+"""Where the call's number, machine and first arguments (low halves, little endian) are in what the filter looks at."""
 
 _Step = tuple[int, int, int, int]
 
@@ -171,11 +183,23 @@ def seccomp_program(machine: str) -> list[_Step] | None:
         steps += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
     for number in (*_EVERYWHERE, *refused):
         steps += [(_EQUAL, 0, 1, number), refuse]
-    # clone3 has its flags in memory, where no filter can look; the C library falls back to clone
-    steps += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
+    # These have their flags in memory, where no filter can look; the C library and programs fall back to older ones.
+    for number in (_CLONE3, _OPENAT2):
+        steps += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | _ENOSYS)]
     steps += [(_EQUAL, 0, 3, clone), (_LOAD, 0, 0, _ARG0), (_ANY_BIT, 0, 1, _CLONE_NEW), refuse]
     steps += [(_LOAD, 0, 0, _NUMBER), (_EQUAL, 0, 4, ioctl), (_LOAD, 0, 0, _ARG1)]
     steps += [(_EQUAL, 1, 0, _TERMINAL_INPUT[0]), (_EQUAL, 0, 1, _TERMINAL_INPUT[1]), refuse]
+    for number, argument in _MODES[machine]:
+        steps += [(_LOAD, 0, 0, _NUMBER), (_EQUAL, 0, 3, number), (_LOAD, 0, 0, _ARG0 + 8 * argument)]
+        steps += [(_ANY_BIT, 0, 1, _SETS_ID), refuse]
+    for number, flags in _OPENS[machine]:
+        steps += [(_LOAD, 0, 0, _NUMBER), (_EQUAL, 0, 5, number), (_LOAD, 0, 0, _ARG0 + 8 * flags)]
+        steps += [
+            (_ANY_BIT, 0, 3, _CREATES),
+            (_LOAD, 0, 0, _ARG0 + 8 * (flags + 1)),
+            (_ANY_BIT, 0, 1, _SETS_ID),
+            refuse,
+        ]
     steps += [(_LOAD, 0, 0, _NUMBER), (_EQUAL, 0, len(_FAMILIES) + 2, socket), (_LOAD, 0, 0, _ARG0)]
     steps += [(_EQUAL, len(_FAMILIES) - at, 0, family) for at, family in enumerate(_FAMILIES)]
     return [*steps, refuse, (_RETURN, 0, 0, _ALLOW)]

@@ -107,14 +107,15 @@ class Policy:
             yield Mount("tmpfs", self.unlisted, size)
         yield Mount("read", INNER_PLACE, str(INNER))
         yield Mount("write" if self.is_writable else "read", str(self.root), str(self.root))
+        # Root's processes own /proc/sys even where they have no capability, and writing there reaches the whole machine.
+        yield Mount("seal", "/proc")
         yield Mount("seal", "/dev")
         yield Mount("seal", "/")
 
     def landlock(self) -> dict[str, list[str]]:
         """The same view as paths that may be read, and that may be written too."""
-        readable = [mount.place for mount in self.mounts() if mount.kind in ("read", "text")]
-        # /dev and /proc are the sandbox's own; programs write to /dev/null and to their own /proc/self
-        writable = ["/tmp", "/dev", "/proc", *([str(self.root)] if self.is_writable else ())]
+        readable = [mount.place for mount in self.mounts() if mount.kind in ("read", "text", "proc")]
+        writable = ["/tmp", "/dev", *([str(self.root)] if self.is_writable else ())]
         return {"read": readable, "write": writable}
 
 

@@ -55,10 +55,10 @@ async def ensure(allow_network: bool) -> str:
     """
     if (known := _proven.get(allow_network)) is not None:
         return known
-    return await asyncio.to_thread(_choose, allow_network)
+    return await asyncio.to_thread(choose, allow_network)
 
 
-def _choose(allow_network: bool) -> str:
+def choose(allow_network: bool) -> str:
     with _lock:
         if (known := _proven.get(allow_network)) is not None:
             return known
@@ -141,7 +141,7 @@ def _has_heard(listener: socket.socket) -> bool:
 
 def _judge(launcher: str, found: dict[str, object], *, allow_network: bool, has_heard: bool) -> Trial:
     status = object_of(found["status"])
-    escapes = ("readSecret", "listOutside", "writeOutside", "madeOutside", "readShadow", "writeSystem")
+    escapes = ("readSecret", "listOutside", "writeOutside", "madeOutside", "readShadow", "writeSystem", "writeKernel")
     # That a datagram could be sent says nothing, it may have stayed inside; so it counts where it arrives.
     reached = any(found[name] for name in ("tcp", "abstract", "raw", "vsock")) or has_heard
     holds = {

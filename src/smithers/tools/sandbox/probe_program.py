@@ -35,6 +35,7 @@ def main() -> None:
         "writeOutside": _works(lambda: os.mkdir(f"{spec['outside']}/made")),
         "readShadow": _works(lambda: open("/etc/shadow").close()),
         "writeSystem": _works(lambda: os.mkdir("/usr/smithers-probe")),
+        "writeKernel": _works(lambda: os.close(os.open("/proc/sys/kernel/core_pattern", os.O_WRONLY))),
         "writeUnlisted": _works(lambda: os.mkdir(f"{spec['unlisted']}/made")),
         "writeRoot": _works(lambda: os.mkdir("made")),
         "pid": os.getpid(),

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from smithers.errors import ProcessTimeout, TaskAborted
+from smithers.errors import ProcessTimeout, TaskAborted, ToolCommandFailed
 from smithers.jsons import int_of, object_of
 
 _DRAIN_S = 2.0
@@ -61,7 +61,8 @@ async def run(
 
     Raises:
         ProcessTimeout: it took longer than `timeout_s`; `details["output"]` is what it wrote.
-        TaskAborted: `aborted` was set, or it had more than `max_processes`.
+        TaskAborted: `aborted` was set.
+        ToolCommandFailed: it had more than `max_processes`.
         OSError: it could not be started.
     """
     loop = asyncio.get_running_loop()
@@ -75,18 +76,19 @@ async def run(
         pass_fds=tuple(fds),
         start_new_session=True,
     )
-    is_done = False
+    needs_stop = True
     try:
         async with asyncio.timeout(watching.timeout_s):
             await _until(capture.exited, watching)
-        is_done = True
+        needs_stop = False
     except TimeoutError as error:
         await _stop(transport, capture, watching)
+        needs_stop = False
         output = Finished(0, *capture.output()).text(watching.max_bytes)
         details: dict[str, object] = {"cmd": name, "timeoutMs": int(watching.timeout_s * 1000), "output": output}
         raise ProcessTimeout(f"{name!r} took longer than {watching.timeout_s:g} seconds", details) from error
     finally:
-        await _end(transport, capture, watching, is_done=is_done)
+        await _end(transport, capture, watching, needs_stop=needs_stop)
     return Finished(transport.get_returncode() or 0, *capture.output())
 
 
@@ -100,7 +102,7 @@ async def _until(exited: asyncio.Event, watching: Watching) -> None:
         if aborted is not None and aborted.is_set():
             raise TaskAborted("stopped: the attempt was aborted")
         if most is not None and _count_processes(watching) > most:
-            raise TaskAborted(f"stopped: more than {most} processes", {"maxProcesses": most})
+            raise ToolCommandFailed(f"stopped: more than {most} processes", {"maxProcesses": most})
         with suppress(TimeoutError):
             async with asyncio.timeout(_LOOK_S):
                 await exited.wait()
@@ -140,10 +142,12 @@ async def _stop(transport: asyncio.SubprocessTransport, capture: _Capture, watch
                 await capture.exited.wait()
 
 
-async def _end(transport: asyncio.SubprocessTransport, capture: _Capture, watching: Watching, *, is_done: bool) -> None:
+async def _end(
+    transport: asyncio.SubprocessTransport, capture: _Capture, watching: Watching, *, needs_stop: bool
+) -> None:
     """Leave nothing running. A second cancellation shortens the grace, not the kill."""
     try:
-        if not is_done:
+        if needs_stop:
             await _stop(transport, capture, watching)
     finally:
         _signal(transport.get_pid(), signal.SIGKILL)
