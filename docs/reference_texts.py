@@ -83,6 +83,7 @@ VARIABLES = {
     "OPENAI_API_KEY": "the key for `openai_compatible(...)`, if none is given to it",
     "OPENAI_BASE_URL": "the endpoint for `openai_compatible(...)`, if none is given to it",
     "SMITHERS_MODEL": "the model's name for `openai_compatible(...)`, if none is given to it",
+    "SMITHERS_ROOT_DIR": "given to the commands of the `bash` tool: the folder that they may write in",
     "SMITHERS_RUN_ID": "given to the programs of `CommandAgent`: the run that they work for",
     "SMITHERS_NODE_ID": "given to the programs of `CommandAgent`: the task",
     "SMITHERS_ITERATION": "given to the programs of `CommandAgent`: the iteration of the task's loop",

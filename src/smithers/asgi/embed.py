@@ -8,7 +8,7 @@ then the app's own things are closed.
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures.thread  # noqa: F401 - see `_before_pools_end`
+import concurrent.futures.thread
 import contextlib
 import ipaddress
 import logging
@@ -229,7 +229,7 @@ def _wait_for_all() -> None:
 # Python takes thread pools away as soon as the main thread has ended, and the store works in some. The hook that runs
 # before that has no public name; without it, a program has to call `wait()` itself. Hooks run last in, first out, so ours
 # has to come after the pools' own, which importing them registers.
-
+POOLS = concurrent.futures.thread
 _before_pools_end = getattr(threading, "_register_atexit", None)
 if _before_pools_end is not None:
     _before_pools_end(_wait_for_all)

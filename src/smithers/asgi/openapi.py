@@ -99,11 +99,9 @@ def document(title: str, routes: Sequence[Route]) -> dict[str, object]:
 
 def _operation(route: Route) -> dict[str, object]:
     doc = route.doc
-    parameters: list[dict[str, object]] = [
-        _path_parameter(name)
-        for name in re.findall(r":(\w+)", route.path)
-    ]
-    parameters += [{"name": name, "in": "query", "schema": dict(schema)} for name, schema in doc.query.items()]
+    names = re.findall(r":(\w+)", route.path)
+    parameters = [_parameter(name, "path", {"type": "string", "minLength": 1}) for name in names]
+    parameters += [_parameter(name, "query", schema) for name, schema in doc.query.items()]
     errors = {*doc.errors, *((401, 403) if route.access == "token" else ()), *((400, 413) if doc.body else ()), 500}
     responses: dict[str, object] = {
         str(doc.status): {
@@ -130,8 +128,8 @@ def _operation(route: Route) -> dict[str, object]:
     return found
 
 
-def _path_parameter(name: str) -> dict[str, object]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+def _parameter(name: str, place: str, schema: Mapping[str, object]) -> dict[str, object]:
+    return {"name": name, "in": place, "required": place == "path", "schema": dict(schema)}
 
 
 def _operation_id(route: Route) -> str:

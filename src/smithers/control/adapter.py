@@ -17,6 +17,7 @@ class SmithersDb:
 
     Args:
         db: the path of a SQLite file, or a database URL; `workflow.db` for a workflow's own.
+        settings: how to open it; from the environment by default.
     """
 
     def __init__(self, db: str | Path, settings: Settings | None = None) -> None:

@@ -49,13 +49,31 @@ def run_status(control: Control, run_id: str) -> RunStatusView:
 
 def _state(c: reads.Connection, run: RunRow, now_ms: int) -> dict[str, object]:
     is_parked = run.status.startswith("waiting-")
-    return views.run_state(
+    view = views.run_state(
         run,
         nodes=reads.nodes(c, run.run_id) if is_parked else [],
         approvals=reads.approvals(c, run.run_id) if is_parked else [],
         timers=reads.timers(c, run.run_id) if is_parked else [],
         now_ms=now_ms,
     )
+    blocked = object_of(view.get("blocked"))
+    if blocked.get("kind") == "event":
+        blocked["correlationKey"] = _awaited(c, run.run_id, text_of(blocked.get("nodeId")))
+    elif blocked.get("kind") == "quota" and run.error_json is not None:
+        blocked |= {k: v for k, v in object_of(from_json(run.error_json)).items() if k in _QUOTA}
+    return view
+
+
+_QUOTA = ("quotaBlockedCount", "resetAtMs")
+
+
+def _awaited(c: reads.Connection, run_id: str, node_id: str | None) -> str | None:
+    """What a node waits for: the correlation id, else the signal's name."""
+    for attempt in reversed(reads.attempts(c, run_id, node_id)):
+        if attempt.finished_at_ms is None and attempt.meta_json is not None:
+            wait = object_of(object_of(from_json(attempt.meta_json)).get("waitForEvent"))
+            return text_of(wait.get("correlationId")) or text_of(wait.get("signalName"))
+    return None
 
 
 async def run_list(

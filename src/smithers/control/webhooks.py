@@ -41,7 +41,9 @@ class WebhookSource:
         event: the signal that a delivery becomes.
         signature_header: where the signature stands.
         signature_prefix: what it must begin with; None takes `sha256=` or nothing, and hex or base64.
-        correlation_id_path, payload_path, dedupe_key_path: dotted paths into the body.
+        correlation_id_path: dotted path into the body to the signal's correlation id.
+        payload_path: dotted path to what the signal carries; the whole body by default.
+        dedupe_key_path: dotted path to the sender's id of the delivery; a hash of the body by default.
         capacity: how many deliveries may wait to be handed on.
     """
 

@@ -11,7 +11,7 @@ from smithers.agents.calls import AgentCall, UsageReport
 from smithers.agents.chain import Observer, run_agent
 from smithers.components.task import Task, agent_chain
 from smithers.engine.attempts import AttemptContext, Completion, arguments_for
-from smithers.engine.runtime import TaskRuntime, current
+from smithers.engine.runtime import TaskRuntime, acting_as
 from smithers.errors import TaskEmptyPrompt
 from smithers.events import event
 from smithers.graph.plan import LeafNode
@@ -56,8 +56,7 @@ async def ask(
         on_text=_text_teller(shared, done, beat),
         allow_tools=element.allow_tools,
     )
-    token = current.set(runtime)
-    try:
+    with acting_as(runtime):
         result = await run_agent(
             agent_chain(element.agent),
             call,
@@ -66,8 +65,6 @@ async def ask(
             observer=Observer(on_usage=_usage_teller(shared, done)),
             now_ms=shared.now_ms,
         )
-    finally:
-        current.reset(token)
     done.text = result.text
     done.meta |= {"agentId": result.agent_id, "agentEngine": result.engine, "agentModel": result.model}
     if result.messages is not None:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from smithers.components.task import Task
 from smithers.components.workflow import first_problem, issues
-from smithers.engine.runtime import TaskRuntime, current
+from smithers.engine.runtime import TaskRuntime, acting_as
 from smithers.errors import InvalidOutput, TaskAborted, TaskHeartbeatTimeout, TaskTimeout
 from smithers.events import EventDraft
 from smithers.graph.plan import LeafKind, LeafNode
@@ -278,25 +278,23 @@ async def _work(
     if not callable(function):
         return function
     arguments = arguments_for(function, shared.deps(done.leaf) if done.leaf.depends else {})
-    token = current.set(runtime)
     try:
-        if inspect.iscoroutinefunction(function):
-            return await function(*arguments[0], **arguments[1])
-        context = contextvars.copy_context()
+        with acting_as(runtime):
+            if inspect.iscoroutinefunction(function):
+                return await function(*arguments[0], **arguments[1])
+            context = contextvars.copy_context()
 
-        def call() -> object:
-            try:
-                return function(*arguments[0], **arguments[1])
-            except StopIteration as error:  # a future cannot hold it
-                raise RuntimeError("the task raised StopIteration") from error
+            def call() -> object:
+                try:
+                    return function(*arguments[0], **arguments[1])
+                except StopIteration as error:  # a future cannot hold it
+                    raise RuntimeError("the task raised StopIteration") from error
 
-        value = await shared.loop.run_in_executor(shared.threads, context.run, call)
-        return await value if inspect.iscoroutine(value) else value
+            value = await shared.loop.run_in_executor(shared.threads, context.run, call)
+            return await value if inspect.iscoroutine(value) else value
     except asyncio.CancelledError:
         runtime.aborted.set()
         raise
-    finally:
-        current.reset(token)
 
 
 def arguments_for(

@@ -386,8 +386,11 @@ class Engine:
                         handle = await self.resume(run_id, workflow, is_automatic=status is RunStatus.RUNNING)
                         return await asyncio.shield(handle.result)
                 cancel = None if due is None else self.clock.call_at(due, subscription.more.set)
-                with suppress(TimeoutError):  # an owner that dies says nothing: look again after its lease
-                    await asyncio.wait_for(subscription.more.wait(), self.settings.lease_ms / 1000)
+                # an owner that dies says nothing: look again after its lease. Not wait_for: before Python 3.12 it
+                # swallows a cancellation that meets the event
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.settings.lease_ms / 1000):
+                        await subscription.more.wait()
                 if cancel is not None:
                     cancel()
         finally:
@@ -513,8 +516,8 @@ class Engine:
             self._unwatch()
         if self._heartbeat is not None:
             self._heartbeat.cancel()
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            for task in list(self._tasks):
+                task.cancel()
+            await asyncio.wait(list(self._tasks), timeout=1)
         self.threads.shutdown(wait=False, cancel_futures=True)

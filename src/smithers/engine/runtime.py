@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +66,32 @@ class TaskRuntime:
         """A key for the next outside effect: the same in every attempt, different for every call within one."""
         self._effects += 1
         return f"{self.run_id}:{self.node_id}:{self.iteration}:{self._effects}"
+
+
+@contextmanager
+def acting_as(runtime: TaskRuntime) -> Generator[None]:
+    """Makes `task_runtime()` answer, and lets tools work in the task's folder and stop with it.
+
+    Tools are not imported for workflows that use none.
+    """
+    token = current.set(runtime)
+    try:
+        if "smithers.tools.context" not in sys.modules:
+            yield
+            return
+        from smithers.tools.context import tool_context
+
+        with tool_context(
+            runtime.root_dir,
+            run_id=runtime.run_id,
+            node_id=runtime.node_id,
+            iteration=runtime.iteration,
+            attempt=runtime.attempt,
+            aborted=runtime.aborted,
+        ):
+            yield
+    finally:
+        current.reset(token)
 
 
 def task_runtime() -> TaskRuntime:

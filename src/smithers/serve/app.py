@@ -63,6 +63,7 @@ def create_serve_app(
         auth_token: what requests must carry; `SMITHERS_API_KEY` by default, an empty one asks for nothing.
         metrics: whether there is a `GET /metrics`.
         insecure: without a token, whether requests for and from other hosts are answered.
+        settings: where the token and the trusted hosts come from by default; the environment's if not given.
     """
     settings = settings or Settings.from_environment()
     token = settings.api_key if auth_token is None else auth_token or None

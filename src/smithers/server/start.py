@@ -31,6 +31,7 @@ def start_server(
 
     Args:
         port: 0 for any free one; the handle's `url` tells which.
+        host: the address to listen on; one beyond this machine needs a token, or `insecure`.
         db: the server's own database; runs of workflows with other databases are mirrored into it.
         auth_token: what requests must carry; by default `SMITHERS_API_KEY`. An empty one asks for nothing.
         insecure: allow an address beyond this machine, and any Host, without a token.
@@ -38,7 +39,8 @@ def start_server(
         root_dir: the folder that workflow files must be in and tasks work in.
         allow_network: whether tools of these runs may use the network.
         integrations: `{"webhooks": [WebhookSource, …]}`, or mappings with their fields.
-        headers_timeout, request_timeout: milliseconds for a request's head and for the whole of it; 0 for no limit.
+        headers_timeout: milliseconds for a request's head to arrive in; 0 for no limit.
+        request_timeout: milliseconds for the whole request to arrive in; 0 for no limit.
         settings: how engines work; from the environment by default.
 
     Returns:

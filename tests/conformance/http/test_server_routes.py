@@ -384,6 +384,8 @@ def test_a_decision_that_does_not_fit_changes_nothing(client: Client) -> None:
 def test_a_signal_wakes_the_run_that_waits_for_it(client: Client, path: str) -> None:
     run_id = client.start(wait=True, key="k1")
     client.until(run_id, "waiting-event")
+    blocked = client.http.get(f"/v1/runs/{run_id}").json()["runState"]["blocked"]
+    assert blocked == {"kind": "event", "nodeId": "ping", "correlationKey": "k1"}
 
     other = client.http.post(path.format(run_id, "ping"), json={"data": {"n": 1}, "correlationId": "other"})
     assert other.json()["correlationId"] == "other"

@@ -103,6 +103,21 @@ def test_without_a_token_only_this_machine_is_answered(headers: dict[str, str], 
         assert code(answer) == (403, "FORBIDDEN")
 
 
+def test_a_server_outlives_the_main_thread_until_it_is_interrupted(tmp_path: Path) -> None:
+    script = f"""
+from smithers import start_server
+print(start_server(port=0, db={str(tmp_path / "s.db")!r}, auth_token="t0ken").url, flush=True)
+"""
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None
+        url = child.stdout.readline().strip()
+        for _ in range(3):  # each needs the store's threads
+            assert httpx2.get(f"{url}/v1/runs", headers={"x-smithers-key": TOKEN}).json() == []
+        child.send_signal(signal.SIGINT)
+        assert child.wait(20) == 0
+
+
 # ── source, mirror ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -197,6 +212,14 @@ def test_a_stream_begins_with_its_headers_and_retry(client: Client) -> None:
         "x-accel-buffering": "no",
     }
     assert wanted.items() <= dict(answer.headers).items()
+
+
+def test_a_silent_stream_is_kept_alive_by_comments(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smithers.asgi.sse.EventStream.__init__.__kwdefaults__", {"keep_alive_s": 0.05})
+    run_id = client.start(wait=True)
+    with client.http.stream("GET", f"/v1/runs/{run_id}/events") as answer:
+        comments = (line for line in answer.iter_lines() if line == ": keep-alive")
+        assert [next(comments) for _ in range(3)]
 
 
 def test_an_event_is_pushed_when_it_is_committed(client: Client) -> None:
