@@ -33,6 +33,7 @@ async def up(
     max_concurrency: Annotated[int | None, Parameter(["--max-concurrency", "-c"])] = None,
     root: Path | None = None,
     annotations: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    allow_network: Annotated[bool, Switch] = False,
     wait: bool = False,
     detach: Annotated[bool, Parameter(["--detach", "-d"], negative=())] = False,
     common: Common | None = None,
@@ -61,6 +62,8 @@ async def up(
         The folder that tasks work in; the current one by default.
     annotations
         A flat JSON object to store with the run.
+    allow_network
+        Let the commands of this run's tools reach other machines.
     wait
         Stay while the run waits, and go on when what it waits for arrives.
     detach
@@ -79,6 +82,7 @@ async def up(
     flags = [
         *(["--force"] if force else []),
         *(["--accept-workflow-change"] if accept_workflow_change else []),
+        *(["--allow-network"] if allow_network else []),
         *(["--wait"] if wait else []),
     ]
 
@@ -96,7 +100,7 @@ async def up(
 
     root_dir = None if root is None else _absolute(root)
     if resumed is None:
-        start = _launching(loaded, _absolute(workflow), given, run_id, notes, root_dir, max_concurrency)
+        start = _launching(loaded, _absolute(workflow), given, run_id, notes, root_dir, max_concurrency, allow_network)
     else:
         start = _resuming(loaded, resumed, given, force, accept_workflow_change, root_dir, max_concurrency)
     return await drive(loaded, start, db=db, settings=common.settings, out=common.output, wait=wait)
@@ -110,6 +114,7 @@ def _launching(
     annotations: dict[str, object] | None,
     root_dir: str | None,
     max_concurrency: int | None,
+    allow_network: bool,
 ) -> Start:
     async def start(engine: Engine, control: Control) -> tuple[RunHandle, int]:
         del control
@@ -121,6 +126,7 @@ def _launching(
             root_dir=root_dir,
             max_concurrency=max_concurrency,
             workflow_path=path,
+            allow_network=allow_network,
         )
         return handle, 0
 

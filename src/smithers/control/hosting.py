@@ -70,6 +70,7 @@ class Hosting:
         settings: how the engines work.
         db: the server's own database, if it has one.
         on_open: told of each database before anything happens in it.
+        allow_network: whether tools of the runs that are started here may reach other machines.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class Hosting:
         db: str | None = None,
         clock: Clock | None = None,
         on_open: Callable[[Place], None] | None = None,
+        allow_network: bool = False,
     ) -> None:
         self.files = files
+        self._allow_network = allow_network
         self.clock: Clock = clock or SystemClock()
         self._settings = settings
         self._on_open = on_open
@@ -215,6 +218,7 @@ class Hosting:
                 root_dir=str(self.files.work_dir(file)),
                 max_concurrency=max_concurrency,
                 workflow_path=str(file),
+                allow_network=self._allow_network,
             )
         self._remember(run_id, place)
         return run_id

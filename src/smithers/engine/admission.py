@@ -31,7 +31,12 @@ def checked_run_id(run_id: str) -> str:
 
 
 def run_config(
-    annotations: Mapping[str, object] | None, auth: object, root_dir: str | None, max_concurrency: int | None
+    annotations: Mapping[str, object] | None,
+    auth: object,
+    root_dir: str | None,
+    max_concurrency: int | None,
+    *,
+    allow_network: bool = False,
 ) -> dict[str, object]:
     """What is stored of a launch beside its input. Raises `InvalidInput` naming the option."""
     if max_concurrency is not None and (isinstance(max_concurrency, bool) or max_concurrency < 1):
@@ -49,6 +54,8 @@ def run_config(
         config["rootDir"] = root_dir
     if max_concurrency is not None:
         config |= {"max_concurrency": max_concurrency, "maxConcurrencyPinned": True}
+    if allow_network:
+        config["allowNetwork"] = True
     return config
 
 

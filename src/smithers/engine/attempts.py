@@ -81,6 +81,7 @@ class AttemptContext:
         *,
         run_id: str,
         root_dir: Path,
+        allow_network: bool,
         threads: ThreadPoolExecutor,
         now_ms: Callable[[], int],
         deps: Callable[[LeafNode], dict[str, object]],
@@ -88,6 +89,7 @@ class AttemptContext:
     ) -> None:
         self.run_id = run_id
         self.root_dir = root_dir
+        self.allow_network = allow_network
         self.threads = threads
         self._chain: ChainState | None = None
         self.now_ms = now_ms
@@ -190,6 +192,7 @@ async def run_attempt(
         shared.root_dir,
         last_heartbeat,
         on_beat=_beater(shared, done, liveness),
+        allow_network=shared.allow_network,
     )
     deadline = asyncio.timeout(element.timeout_ms / 1000) if element.timeout_ms is not None else None
     try:

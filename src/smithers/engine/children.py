@@ -49,6 +49,7 @@ async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
             auth=driver.state.data.auth,
             root_dir=driver.options.root_dir,
             max_concurrency=driver.options.max_concurrency,
+            allow_network=driver.options.allow_network,
         )
     except RunAlreadyExists:
         try:

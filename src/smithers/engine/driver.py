@@ -46,6 +46,7 @@ class DriverOptions:
 
     max_concurrency: int | None = None
     root_dir: str | None = None
+    allow_network: bool = False
 
 
 class Driver:
@@ -79,6 +80,7 @@ class Driver:
         self.shared = AttemptContext(
             run_id=state.run_id,
             root_dir=engine.root_dir(options.root_dir),
+            allow_network=options.allow_network,
             threads=engine.threads,
             now_ms=engine.clock.now_ms,
             deps=lambda leaf: self.work.dependencies(leaf),

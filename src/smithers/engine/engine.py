@@ -109,8 +109,12 @@ class Engine:
         root_dir: str | None = None,
         max_concurrency: int | None = None,
         workflow_path: str | None = None,
+        allow_network: bool = False,
     ) -> RunHandle:
         """Start a run. Answers once the run and its first step are durable (or the run has failed for good).
+
+        Args:
+            allow_network: whether the commands of this run's tools may reach other machines; stored with the run.
 
         Raises:
             InvalidInput: input, run id or options do not fit; names the field.
@@ -118,7 +122,7 @@ class Engine:
         """
         run_id = checked_run_id(run_id) if run_id is not None else new_run_id()
         value, text = workflow.parse_input(input)
-        config = run_config(annotations, auth, root_dir, max_concurrency)
+        config = run_config(annotations, auth, root_dir, max_concurrency, allow_network=allow_network)
         await self._prepare(workflow)
         if run_id in self.drivers:
             if idempotency_key is None or await self._key_of(run_id) != idempotency_key:
@@ -142,7 +146,7 @@ class Engine:
             idempotency_key=idempotency_key,
             events=_STARTED,
         )
-        return await self._start(state, DriverOptions(max_concurrency, root_dir), new)
+        return await self._start(state, DriverOptions(max_concurrency, root_dir, allow_network), new)
 
     async def _prepare(self, workflow: SmithersWorkflow) -> list[TableDef]:
         tables = self.tables(workflow)
@@ -328,7 +332,8 @@ class Engine:
             state = restore(loaded, workflow, tables, self.owner, epoch)
             limit = max_concurrency if max_concurrency is not None else int_of(state.config.get("max_concurrency"))
             root = root_dir or text_of(state.config.get("rootDir"))
-            driver = Driver(self, state, DriverOptions(limit, root), None)
+            options = DriverOptions(limit, root, state.config.get("allowNetwork") is True)
+            driver = Driver(self, state, options, None)
             driver.recovered = loaded
             driver.reopens = run.status in ("cancelled", "failed")
             driver.flow.retries_failed = run.status == "failed" and not is_automatic

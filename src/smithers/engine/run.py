@@ -62,6 +62,7 @@ async def run_workflow(
     auth: object = None,
     root_dir: str | Path | None = None,
     max_concurrency: int | None = None,
+    allow_network: bool = False,
     parent_run_id: str | None = None,
     on_progress: Callable[[Mapping[str, object]], None] | None = None,
     engine: Engine | None = None,
@@ -82,6 +83,7 @@ async def run_workflow(
         auth: who launched it, for `ctx.auth`.
         root_dir: the folder that tasks work in; the current one by default.
         max_concurrency: at most so many leaves at once in this run.
+        allow_network: whether the commands of this run's tools may reach other machines.
         on_progress: called with every event of the run, in order, as the wire's JSON object.
         engine: the engine to use, instead of this loop's shared one.
 
@@ -106,6 +108,7 @@ async def run_workflow(
             auth=auth,
             root_dir=root,
             max_concurrency=max_concurrency,
+            allow_network=allow_network,
         )
     teller = None if on_progress is None else _Teller(engine, handle.run_id, on_progress)
     try:

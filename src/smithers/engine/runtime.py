@@ -30,6 +30,7 @@ class TaskRuntime:
     attempt: int
     root_dir: Path
     last_heartbeat: object = None
+    allow_network: bool = False
     aborted: threading.Event = field(default_factory=threading.Event)
     on_beat: Callable[[str | None], None] = field(default=lambda _data: None, repr=False)
     """Takes each sign of life with its checkpoint as JSON text; the engine's."""
@@ -83,6 +84,7 @@ def acting_as(runtime: TaskRuntime) -> Generator[None]:
 
         with tool_context(
             runtime.root_dir,
+            allow_network=runtime.allow_network,
             run_id=runtime.run_id,
             node_id=runtime.node_id,
             iteration=runtime.iteration,

@@ -32,7 +32,13 @@ async def open_app(options: ServerOptions) -> AsyncGenerator[HttpApp]:
     def opened(place: Place) -> None:
         EventFeed(place.store, place.hub, metrics.track_event)
 
-    hosting = Hosting(WorkflowFiles(options.root_dir), options.settings, db=options.db, on_open=opened)
+    hosting = Hosting(
+        WorkflowFiles(options.root_dir),
+        options.settings,
+        db=options.db,
+        on_open=opened,
+        allow_network=options.allow_network,
+    )
     desk: WebhookDesk | None = None
     try:
         await hosting.start()
