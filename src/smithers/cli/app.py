@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 
 import smithers
 from smithers.cli.output import Format, Output
-from smithers.errors import AuthoringError, Forbidden, InvalidInput, RunError, SmithersError, StoreNotFound
+from smithers.errors import (
+    AuthoringError,
+    Forbidden,
+    InvalidInput,
+    RunError,
+    ServerInsecureBind,
+    SmithersError,
+    StoreNotFound,
+)
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -44,6 +52,7 @@ COMMANDS = (
     ("pause", "requesting:pause", "Ask a live run to finish what is under way and pause."),
     ("graph", "graphing:graph", "Draw the tree of a workflow or a run."),
     ("check", "checking:check", "Load a workflow and look for mistakes, without running it."),
+    ("doctor", "doctoring:doctor", "Show what this machine offers, and what it can enforce for commands."),
     ("init", "starting:init", "Write a starter project that runs offline."),
     ("supervise", "supervising:supervise", "Go on with runs when what they wait for arrives."),
 )
@@ -84,7 +93,7 @@ def make_app() -> App:
 
 def exit_code(error: SmithersError) -> int:
     """What a command that ends with this error exits with."""
-    is_users = isinstance(error, (InvalidInput, RunError, AuthoringError, Forbidden, StoreNotFound))
+    is_users = isinstance(error, (InvalidInput, RunError, AuthoringError, Forbidden, StoreNotFound, ServerInsecureBind))
     return USER_ERROR if is_users else 1
 
 

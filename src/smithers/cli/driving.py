@@ -21,6 +21,7 @@ from smithers.cli.arguments import as_list, as_object
 from smithers.cli.live import Reporter, make_reporter
 from smithers.cli.output import Output, duration, printable, to_text
 from smithers.cli.progress import RunView
+from smithers.cli.serving import RunServer
 from smithers.cli.steps import GOES_ON_ALONE, Step, next_steps
 from smithers.components.workflow import SmithersWorkflow
 from smithers.control.control import Control
@@ -57,32 +58,48 @@ Start = Callable[[Engine, Control], Awaitable[tuple[RunHandle, int]]]
 
 
 async def drive(
-    workflow: SmithersWorkflow, start: Start, *, db: str, settings: Settings, out: Output, wait: bool
+    workflow: SmithersWorkflow,
+    start: Start,
+    *,
+    db: str,
+    settings: Settings,
+    out: Output,
+    wait: bool,
+    server: RunServer | None = None,
 ) -> int:
     """Start a run and drive it; the exit code. Raises what `start` raises.
 
     Args:
         start: launches or resumes the run.
         wait: stay while the run is parked, and go on with it by itself.
+        server: answers for the run, and keeps this process until it is interrupted; implies `wait`. Closed at the end.
     """
-    store = open_store(db, durability=settings.durability, busy_timeout_s=settings.busy_timeout_s)
     try:
-        engine = Engine(store, settings)
+        store = open_store(db, durability=settings.durability, busy_timeout_s=settings.busy_timeout_s)
         try:
-            return await _Drive(workflow, engine, out, wait=wait).run(start)
+            engine = Engine(store, settings)
+            try:
+                return await _Drive(workflow, engine, out, wait=wait, server=server, db=db).run(start)
+            finally:
+                await engine.close()
         finally:
-            await engine.close()
+            store.close()
     finally:
-        store.close()
+        if server is not None:
+            await server.close()
 
 
 class _Drive:
-    def __init__(self, workflow: SmithersWorkflow, engine: Engine, out: Output, *, wait: bool) -> None:
+    def __init__(
+        self, workflow: SmithersWorkflow, engine: Engine, out: Output, *, wait: bool, server: RunServer | None, db: str
+    ) -> None:
         self._workflow = workflow
         self._engine = engine
         self._control = Control(engine.store, hub=engine.hub)
         self._out = out
-        self._wait = wait
+        self._wait = wait or server is not None
+        self._server = server
+        self._db = db
         self._reporter: Reporter = make_reporter(out)
         self._view = RunView()
         self._run_id = ""
@@ -106,6 +123,9 @@ class _Drive:
             self._reporter.begin()
             if self._out.is_text:
                 self._reporter.say(f"run {printable(handle.run_id)}")
+            if self._server is not None:
+                self._server.start(self._workflow, handle.run_id, self._db, self._engine.settings)
+                self._reporter.say(f"HTTP server listening on {self._server.url}")
             pump = asyncio.create_task(self._pump(handle.run_id, first_new))
             result = await self._until_result(handle)
             if result is None:
@@ -118,6 +138,10 @@ class _Drive:
                 task.cancel()
             self._reporter.stop()
         await self._report(result)
+        if self._server is not None and not self._is_leaving:
+            with suppress(BrokenPipeError):
+                self._out.note(f"the run is served at {self._server.url}; Ctrl-C ends that")
+            await self._unless_stopped(self._server.until_closed())
         if self._interrupts and result.status.is_parked:
             return INTERRUPTED
         return EXIT_CODES.get(result.status, 1)

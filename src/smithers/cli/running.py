@@ -9,6 +9,7 @@ from cyclopts import Parameter
 
 from smithers.cli.arguments import positive, read_object
 from smithers.cli.common import Common, find_database, open_control
+from smithers.cli.serving import Serving
 from smithers.errors import InvalidInput, RunNotResumable
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ async def up(
     allow_network: Annotated[bool, Switch] = False,
     wait: bool = False,
     detach: Annotated[bool, Parameter(["--detach", "-d"], negative=())] = False,
+    serving: Serving | None = None,
     common: Common | None = None,
 ) -> int:
     """Run a workflow until it ends or can only wait.
@@ -70,6 +72,7 @@ async def up(
         Run in the background; returns once the run is stored.
     """
     common = common or Common()
+    serving = serving or Serving()
     positive(max_concurrency, "--max-concurrency")
     given = None if input is None else read_object(input, "--input")
     if prompt is not None:
@@ -78,6 +81,8 @@ async def up(
     resumed = _resumed_id(resume, run_id)
     if resumed is None and (force or accept_workflow_change):
         raise InvalidInput(f"{'--force' if force else '--accept-workflow-change'}: belongs to --resume")
+    if detach and serving.serve:
+        raise InvalidInput("--serve: not together with --detach")
 
     flags = [
         *(["--force"] if force else []),
@@ -103,7 +108,8 @@ async def up(
         start = _launching(loaded, _absolute(workflow), given, run_id, notes, root_dir, max_concurrency, allow_network)
     else:
         start = _resuming(loaded, resumed, given, force, accept_workflow_change, root_dir, max_concurrency)
-    return await drive(loaded, start, db=db, settings=common.settings, out=common.output, wait=wait)
+    server = serving.listen(common.settings)
+    return await drive(loaded, start, db=db, settings=common.settings, out=common.output, wait=wait, server=server)
 
 
 def _launching(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar, cast, overload
 
@@ -64,7 +65,7 @@ class SmithersWorkflow:
     def __repr__(self) -> str:
         return f"SmithersWorkflow({self.function_name!r})"
 
-    @property
+    @cached_property
     def source_path(self) -> Path | None:
         """The file that the workflow function was written in, if there is one."""
         code = getattr(inspect.unwrap(self.build), "__code__", None)

@@ -9,10 +9,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
 from smithers.errors import HeartbeatNotJson, HeartbeatTooLarge, TaskRuntimeUnavailable
+
+if TYPE_CHECKING:
+    from smithers.tools.context import ToolContext
 
 MAX_HEARTBEAT_BYTES = 1_000_000
 
@@ -80,20 +84,29 @@ def acting_as(runtime: TaskRuntime) -> Generator[None]:
         if "smithers.tools.context" not in sys.modules:
             yield
             return
-        from smithers.tools.context import tool_context
+        from smithers.tools.context import DeferredContext, enter, leave
 
-        with tool_context(
-            runtime.root_dir,
-            allow_network=runtime.allow_network,
-            run_id=runtime.run_id,
-            node_id=runtime.node_id,
-            iteration=runtime.iteration,
-            attempt=runtime.attempt,
-            aborted=runtime.aborted,
-        ):
+        entered = enter(DeferredContext(lambda: _tool_context(runtime)))
+        try:
             yield
+        finally:
+            leave(entered)
     finally:
         current.reset(token)
+
+
+def _tool_context(runtime: TaskRuntime) -> ToolContext:
+    from smithers.tools.context import make_context
+
+    return make_context(
+        runtime.root_dir,
+        allow_network=runtime.allow_network,
+        run_id=runtime.run_id,
+        node_id=runtime.node_id,
+        iteration=runtime.iteration,
+        attempt=runtime.attempt,
+        aborted=runtime.aborted,
+    )
 
 
 def task_runtime() -> TaskRuntime:

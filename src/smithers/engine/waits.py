@@ -7,8 +7,6 @@ here; applying twice changes nothing, because only a node that still waits is to
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from typing import cast
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
@@ -19,6 +17,7 @@ from smithers.components.scope import Key
 from smithers.components.task import Task
 from smithers.components.waits import Timer, WaitForEvent
 from smithers.engine.attempts import validate
+from smithers.engine.requests import approval_request, decision_row, gate_request, human_request_id
 from smithers.engine.state import RunState, failure_of
 from smithers.errors import (
     ApprovalDenied,
@@ -239,7 +238,7 @@ class WaitDesk:
         assert isinstance(element, Approval)
         if row.status == "approved" or element.on_deny == "continue":
             try:
-                self._finish(leaf, decision_row(element, row), meta=None)
+                self._finish(leaf, decision_row(element, row, leaf.schema), meta=None)
             except SmithersError as error:
                 self._fail(leaf, error)
         elif element.on_deny == "skip":
@@ -418,69 +417,6 @@ class WaitDesk:
         state.tell("NodeFailed", leaf, attempt=number, error=found)
         self.scheduler.failures[leaf.key] = failure_of(leaf, found)
         self.scheduler.settled(leaf.key)
-
-
-def approval_request(element: Approval) -> dict[str, object]:
-    """What an approval stores and shows, in wire spelling."""
-    request = element.request
-    found: dict[str, object] = {
-        "mode": element.mode,
-        "waitAsync": element.wait_async,
-        "title": request.get("title") or element.label or element.id,
-        "summary": request.get("summary"),
-        "metadata": request.get("metadata"),
-        "options": [dict(option) for option in element.options],
-        "allowedScopes": list(element.allowed_scopes),
-        "allowedUsers": list(element.allowed_users),
-        "autoApprove": None,
-    }
-    if element.auto_approve is not None:
-        found["autoApprove"] = {"after": element.auto_approve.after, "audit": element.auto_approve.audit}
-    return {k: v for k, v in found.items() if v not in (None, [])}
-
-
-def gate_request(element: Task) -> dict[str, object]:
-    """What the gate of a task with `needs_approval` stores and shows."""
-    given = element.needs_approval
-    found: dict[str, object] = {"mode": "approve", "title": element.label or f"Run {element.id}?"}
-    if isinstance(given, str):
-        found["title"] = given
-    elif isinstance(given, Mapping):
-        found |= {str(k): v for k, v in cast("Mapping[str, object]", given).items()}
-    return found
-
-
-def decision_row(element: Approval, row: ApprovalRow) -> dict[str, object]:
-    """The row that an approval writes for a decision."""
-    decision: dict[str, object] = from_json(row.decision_json) if row.decision_json else {}
-    is_denied = row.status != "approved"
-    if element.mode == "select":
-        return {
-            "selected": None if is_denied else decision.get("selected", element.options[0]["key"]),
-            "notes": row.note,
-        }
-    if element.mode == "rank":
-        ranked: object = [] if is_denied else decision.get("ranked", [o["key"] for o in element.options])
-        return {"ranked": ranked, "notes": row.note}
-    decided_at = None
-    if row.decided_at_ms is not None:
-        decided_at = datetime.fromtimestamp(row.decided_at_ms / 1000, UTC).isoformat()
-    full: dict[str, object] = {
-        "approved": row.status == "approved",
-        "note": row.note,
-        "decided_by": row.decided_by,
-        "decided_at": decided_at,
-    }
-    output = element.output
-    forbids = isinstance(output, type) and output.model_config.get("extra") == "forbid"
-    if forbids and isinstance(output, type):
-        return {k: v for k, v in full.items() if k in output.model_fields}
-    return full
-
-
-def human_request_id(run_id: str, key: Key) -> str:
-    """The id of a human task's request."""
-    return f"human:{run_id}:{key[0]}:{key[1]}"
 
 
 def _holds(auto: AutoApprove) -> bool:

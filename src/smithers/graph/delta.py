@@ -456,11 +456,18 @@ def decode_frame(
             raise StorageError("a stored frame has an encoding that this program does not know", {"encoding": encoding})
 
 
+SMALL_BYTES = 4096
+"""Payloads up to here are compressed with a window of their own size."""
+
+
 def _compress(text: str) -> bytes:
     raw = text.encode()
     if len(raw) > MAX_FRAME_BYTES:
         raise InvalidElement("the tree is too large to store", {"bytes": len(raw), "limit": MAX_FRAME_BYTES})
-    return zlib.compress(raw, 1)
+    if len(raw) > SMALL_BYTES:
+        return zlib.compress(raw, 1)
+    small = zlib.compressobj(1, zlib.DEFLATED, 12, 4)  # zlib's usual window costs more to set up than a small delta
+    return small.compress(raw) + small.flush()
 
 
 def _expand(payload: bytes, max_bytes: int) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -79,12 +79,86 @@ class ToolContext:
         return found
 
 
-_current: ContextVar[ToolContext | None] = ContextVar("smithers_tool_context", default=None)
+class DeferredContext:
+    """A context that is made, and its folder looked at, when the first tool asks for it: most tasks use none."""
+
+    __slots__ = ("_lock", "_made", "_make")
+
+    def __init__(self, make: Callable[[], ToolContext]) -> None:
+        self._make = make
+        self._made: ToolContext | None = None
+        self._lock = threading.Lock()
+
+    def get(self) -> ToolContext:
+        """The context; the same one for all who share this. Raises `InvalidInput`."""
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+
+_current: ContextVar[ToolContext | DeferredContext | None] = ContextVar("smithers_tool_context", default=None)
 
 
 def current_context() -> ToolContext:
-    """The tool context of the calling code; outside one: the current folder, no network, no journal."""
-    return _current.get() or ToolContext(root_dir=Path.cwd())
+    """The tool context of the calling code; outside one: the current folder, no network, no journal.
+
+    Raises `InvalidInput` where the run's root folder is none that tools may work in.
+    """
+    found = _current.get()
+    if isinstance(found, DeferredContext):
+        return found.get()
+    return found or ToolContext(root_dir=Path.cwd())
+
+
+def enter(context: DeferredContext) -> Token[ToolContext | DeferredContext | None]:
+    """Have the calling code's tools work in this context, until `leave` is called with what this gives."""
+    return _current.set(context)
+
+
+def leave(token: Token[ToolContext | DeferredContext | None]) -> None:
+    """End what `enter` began."""
+    _current.reset(token)
+
+
+def make_context(
+    root_dir: Path | str | None = None,
+    *,
+    allow_network: bool = False,
+    max_output_bytes: int = MAX_OUTPUT_BYTES,
+    timeout_ms: int = TIMEOUT_MS,
+    run_id: str | None = None,
+    node_id: str | None = None,
+    iteration: int = 0,
+    attempt: int = 0,
+    journal: Journal | None = None,
+    sandbox: SandboxMode = "required",
+    aborted: threading.Event | None = None,
+) -> ToolContext:
+    """A tool context; see `tool_context` for the arguments. Raises `InvalidInput`."""
+    if not 1 <= max_output_bytes <= _MOST_OUTPUT_BYTES:
+        _refuse("max_output_bytes", max_output_bytes, f"1 to {_MOST_OUTPUT_BYTES}")
+    if not 1 <= timeout_ms <= _LONGEST_TIMEOUT_MS:
+        _refuse("timeout_ms", timeout_ms, f"1 to {_LONGEST_TIMEOUT_MS}")
+    if sandbox not in ("required", "off"):
+        _refuse("sandbox", sandbox, "'required' or 'off'")
+    root = Path.cwd() if root_dir is None else Path(root_dir).absolute()
+    text = str(root.resolve())
+    if text == "/" or any(text == place or text.startswith(place + "/") for place in _NOT_A_ROOT):
+        _refuse("root_dir", text, "a folder of files, not the whole system")
+    return ToolContext(
+        root_dir=root,
+        allow_network=allow_network,
+        max_output_bytes=max_output_bytes,
+        timeout_ms=timeout_ms,
+        run_id=run_id,
+        node_id=node_id,
+        iteration=iteration,
+        attempt=attempt,
+        journal=journal,
+        sandbox=sandbox,
+        aborted=aborted,
+    )
 
 
 @contextmanager
@@ -113,31 +187,20 @@ def tool_context(
     Raises:
         InvalidInput: a value is out of its bounds.
     """
-    if not 1 <= max_output_bytes <= _MOST_OUTPUT_BYTES:
-        _refuse("max_output_bytes", max_output_bytes, f"1 to {_MOST_OUTPUT_BYTES}")
-    if not 1 <= timeout_ms <= _LONGEST_TIMEOUT_MS:
-        _refuse("timeout_ms", timeout_ms, f"1 to {_LONGEST_TIMEOUT_MS}")
-    if sandbox not in ("required", "off"):
-        _refuse("sandbox", sandbox, "'required' or 'off'")
-    root = Path.cwd() if root_dir is None else Path(root_dir).absolute()
-    text = str(root.resolve())
-    if text == "/" or any(text == place or text.startswith(place + "/") for place in _NOT_A_ROOT):
-        _refuse("root_dir", text, "a folder of files, not the whole system")
-    token = _current.set(
-        context := ToolContext(
-            root_dir=root,
-            allow_network=allow_network,
-            max_output_bytes=max_output_bytes,
-            timeout_ms=timeout_ms,
-            run_id=run_id,
-            node_id=node_id,
-            iteration=iteration,
-            attempt=attempt,
-            journal=journal,
-            sandbox=sandbox,
-            aborted=aborted,
-        )
+    context = make_context(
+        root_dir,
+        allow_network=allow_network,
+        max_output_bytes=max_output_bytes,
+        timeout_ms=timeout_ms,
+        run_id=run_id,
+        node_id=node_id,
+        iteration=iteration,
+        attempt=attempt,
+        journal=journal,
+        sandbox=sandbox,
+        aborted=aborted,
     )
+    token = _current.set(context)
     try:
         yield context
     finally:

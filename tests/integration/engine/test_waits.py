@@ -696,3 +696,19 @@ async def _parked(bench: Bench, node: str, whole: asyncio.Future[RunResult]) -> 
 
 async def _advanced(bench: Bench, ms: int) -> None:
     bench.clock.advance(ms)
+
+
+class StrictVerdict(BaseModel, extra="forbid"):
+    approved: bool
+
+
+async def test_a_decision_fits_a_model_that_forbids_what_it_does_not_have(bench: Bench) -> None:
+    strict, outputs = create_smithers({"strict": StrictVerdict})
+
+    @strict
+    def flow(ctx: Ctx) -> Workflow:
+        return Workflow(name="strict")[Approval("ok", output=outputs.strict)["Go?"]]
+
+    assert (await bench.run(flow)).status == "waiting-approval"
+    await bench.decide("ok", note="fine")
+    assert (await bench.resume(flow)).status == "finished"

@@ -1,0 +1,94 @@
+"""`doctor`: what this installation and this machine can do, and the way out where something is missing."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from smithers.cli.arguments import as_list, as_object
+from smithers.cli.common import Common, find_database
+from smithers.cli.output import Output, printable
+from smithers.errors import StoreNotFound
+
+AGENTS_PACKAGE = "pydantic-ai-slim"
+
+
+def doctor(*, common: Common | None = None) -> int:
+    """Show what this machine offers, and what it can enforce for commands. Exits with 1 if it cannot isolate them."""
+    common = common or Common()
+
+    import apsw
+
+    from smithers.tools.sandbox import report
+
+    sandbox = report()
+    is_enforced = sandbox["isEnforced"] is True
+    found: dict[str, object] = {
+        "ok": is_enforced,
+        "smithers": _version("smithers"),
+        "python": {"version": platform.python_version(), "executable": sys.executable},
+        "sqlite": apsw.sqlite_lib_version(),
+        "database": _database(common),
+        "pydanticAi": _version(AGENTS_PACKAGE),
+        "sandbox": sandbox,
+    }
+    out = common.output
+    if out.is_text:
+        _tell(out, found, sandbox)
+    else:
+        out.document(found)
+    return 0 if is_enforced else 1
+
+
+def _database(common: Common) -> str | None:
+    try:
+        return find_database(common.settings)
+    except StoreNotFound:
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _tell(out: Output, found: dict[str, object], sandbox: dict[str, object]) -> None:
+    python = as_object(found["python"])
+    rows = [
+        ("smithers", str(found["smithers"])),
+        ("python", f"{python.get('version')} ({python.get('executable')})"),
+        ("sqlite", str(found["sqlite"])),
+        ("database", str(found["database"] or "none found from here; the first run makes one")),
+        ("pydantic-ai", str(found["pydanticAi"] or "not installed; agents need it: pip install 'smithers[agents]'")),
+        ("system", f"{sandbox['platform']} {sandbox['kernel']}"),
+        ("bubblewrap", str(sandbox["bubblewrap"] or "not installed")),
+        ("landlock", f"ABI {sandbox['landlockAbi']}" if sandbox["landlockAbi"] else "not available"),
+        ("cgroups", ", ".join(str(name) for name in as_list(sandbox["cgroups"])) or "none can be used"),
+    ]
+    wide = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        out.line(f"{out.style(f'{name:<{wide}}', 'dim')}  {printable(text)}")
+    _tell_isolation(out, sandbox)
+
+
+def _tell_isolation(out: Output, sandbox: dict[str, object]) -> None:
+    chosen = sandbox["launcher"]
+    out.line()
+    if chosen is None:
+        out.line(f"{out.style('✗', 'red')} the commands of the bash tool cannot be isolated here, so they are refused")
+    else:
+        out.line(f"{out.style('✓', 'green')} the commands of the bash tool are isolated by {printable(str(chosen))}")
+    for name, trial in as_object(sandbox["launchers"]).items():
+        fields = as_object(trial)
+        holds = as_object(fields.get("holds"))
+        enforced = ", ".join(aspect for aspect, is_held in holds.items() if is_held)
+        lacking = ", ".join(aspect for aspect, is_held in holds.items() if not is_held)
+        out.line(f"  {printable(name)}: {enforced or 'enforces nothing'}{f'; without {lacking}' if lacking else ''}")
+        for text in as_list(fields.get("missing")):
+            out.line(f"    {out.style('missing', 'yellow')}: {printable(str(text))}")
+    if way_out := sandbox["wayOut"]:
+        out.line()
+        out.line(printable(str(way_out)))
