@@ -335,7 +335,12 @@ def cli_page() -> str:
     """The command line, as the program itself describes it."""
     from smithers.cli.app import make_app
 
-    return make_app().generate_docs(heading_level=1).replace("\x1b", "")
+    # the usage lines name the program that runs, and the pages are the same whoever makes them
+    started_as, sys.argv = sys.argv, ["smithers"]
+    try:
+        return make_app().generate_docs(heading_level=1).replace("\x1b", "")
+    finally:
+        sys.argv = started_as
 
 
 def main(arguments: list[str]) -> int:

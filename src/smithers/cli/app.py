@@ -75,7 +75,7 @@ def make_app() -> App:
     for number, (name, place, help_text) in enumerate(COMMANDS):
         app.command(f"smithers.cli.{place}", name=name, help=help_text, sort_key=number)
 
-    @app.command(sort_key=len(COMMANDS))
+    @app.command(name="completions", sort_key=len(COMMANDS))
     def completions(shell: Literal["bash", "zsh", "fish"], /) -> int:
         """Print the completion script of a shell.
 
