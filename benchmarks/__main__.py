@@ -99,6 +99,11 @@ def header(subjects: list[str], repeats: int) -> dict[str, object]:
     }
 
 
+def is_named(case: str, name: str) -> bool:
+    """Whether a name on the command line means a case: its own, or the first word of several."""
+    return case == name or case.startswith(name + "-")
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     names = [case.name for case in CASES]
@@ -114,7 +119,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every repeat's values to FILE")
     options = parser.parse_args(arguments)
     for name in options.cases:
-        if name not in names:
+        if not any(is_named(case, name) for case in names):
             parser.error(f"there is no case {name!r}; cases are {', '.join(names)}")
     options.sizes = tuple(sorted(int(size) for size in options.sizes.split(",")))
     options.subjects = options.subjects.split(",")
@@ -135,7 +140,7 @@ def main() -> int:
     lines: list[Line] = []
     options.scratch.mkdir(parents=True, exist_ok=True)
     for case in CASES:
-        if options.cases and case.name not in options.cases:
+        if options.cases and not any(is_named(case.name, name) for name in options.cases):
             continue
         if case.name == "up" and (reason := startup.missing_command()) is not None:
             skipped.append(f"skipped: {case.title} ({reason})")

@@ -69,6 +69,8 @@ EVENTS = {
     "TimerCancelled": "A timer will not fire: its node was unmounted, or the run ended.",
     "TimerCreated": "A timer, a timeout or a backoff is counted from now; it fires at `firesAtMs`.",
     "TimerFired": "The moment has come.",
+    "ToolCallFinished": "A call of a tool has ended; `error`: it failed or was stopped, and its effect may have happened or not.",
+    "ToolCallStarted": "A tool is called. Committed before the call runs, if the tool has a side effect.",
     "TokenUsageReported": "What a turn of an agent used.",
     "WorkflowPatchRecorded": "`is_patched` was decided for this run.",
     "WorkflowReloaded": "The run goes on with changed source, which whoever resumed it accepted.",

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from smithers.agents.command import CommandAgent as CommandAgent
     from smithers.agents.interface import Agent as Agent
     from smithers.agents.pydantic_ai import openai_compatible as openai_compatible
+    from smithers.client.client import GatewayClient as GatewayClient
+    from smithers.client.errors import GatewayConnectionLost as GatewayConnectionLost
+    from smithers.client.errors import GatewayError as GatewayError
+    from smithers.client.frames import RunEvent as RunEvent
+    from smithers.client.sync_client import SyncGatewayClient as SyncGatewayClient
     from smithers.components.composites import Saga as Saga
     from smithers.components.composites import SagaStep as SagaStep
     from smithers.components.composites import Subflow as Subflow
@@ -52,6 +57,15 @@ if TYPE_CHECKING:
     from smithers.engine.run import run_workflow_sync as run_workflow_sync
     from smithers.engine.runtime import task_runtime as task_runtime
     from smithers.errors import SmithersError as SmithersError
+    from smithers.gateway.auth.config import JwtAuth as JwtAuth
+    from smithers.gateway.auth.config import TokenAuth as TokenAuth
+    from smithers.gateway.auth.config import TokenGrant as TokenGrant
+    from smithers.gateway.auth.config import TrustedProxyAuth as TrustedProxyAuth
+    from smithers.gateway.config import RunHook as RunHook
+    from smithers.gateway.config import SignalHook as SignalHook
+    from smithers.gateway.config import UiConfig as UiConfig
+    from smithers.gateway.config import WebhookConfig as WebhookConfig
+    from smithers.gateway.gateway import Gateway as Gateway
     from smithers.scheduler.states import RunStatus as RunStatus
     from smithers.serve.app import create_serve_app as create_serve_app
     from smithers.server.start import start_server as start_server
@@ -68,6 +82,10 @@ _HOMES = {
     "agents.command": ("CommandAgent",),
     "agents.interface": ("Agent",),
     "agents.pydantic_ai": ("openai_compatible",),
+    "client.client": ("GatewayClient",),
+    "client.errors": ("GatewayConnectionLost", "GatewayError"),
+    "client.frames": ("RunEvent",),
+    "client.sync_client": ("SyncGatewayClient",),
     "components.composites": ("Saga", "SagaStep", "Subflow", "TryCatchFinally"),
     "components.context": ("Context", "use_ctx", "use_patched"),
     "components.element": ("Element",),
@@ -94,6 +112,9 @@ _HOMES = {
     "engine.run": ("close_engines", "run_workflow", "run_workflow_sync"),
     "engine.runtime": ("task_runtime",),
     "errors": ("SmithersError",),
+    "gateway.auth.config": ("JwtAuth", "TokenAuth", "TokenGrant", "TrustedProxyAuth"),
+    "gateway.config": ("RunHook", "SignalHook", "UiConfig", "WebhookConfig"),
+    "gateway.gateway": ("Gateway",),
     "scheduler.states": ("RunStatus",),
     "serve.app": ("create_serve_app",),
     "server.start": ("start_server",),
@@ -114,13 +135,20 @@ __all__ = [  # spelled out for type checkers; `tests/unit/test_package.py` holds
     "ContinueAsNew",
     "Element",
     "Engine",
+    "Gateway",
+    "GatewayClient",
+    "GatewayConnectionLost",
+    "GatewayError",
     "HumanTask",
+    "JwtAuth",
     "Loop",
     "MergeQueue",
     "Output",
     "Outputs",
     "Parallel",
     "RetryPolicy",
+    "RunEvent",
+    "RunHook",
     "RunResult",
     "RunStatus",
     "Saga",
@@ -128,14 +156,21 @@ __all__ = [  # spelled out for type checkers; `tests/unit/test_package.py` holds
     "Sequence",
     "Settings",
     "Signal",
+    "SignalHook",
     "SmithersDb",
     "SmithersError",
     "SmithersWorkflow",
     "Subflow",
+    "SyncGatewayClient",
     "Task",
     "Timer",
+    "TokenAuth",
+    "TokenGrant",
+    "TrustedProxyAuth",
     "TryCatchFinally",
+    "UiConfig",
     "WaitForEvent",
+    "WebhookConfig",
     "WebhookSource",
     "Workflow",
     "bash",

@@ -176,6 +176,12 @@ class InvalidInput(SmithersError):
     code, status, retryable = "INVALID_INPUT", 400, False
 
 
+class SuperviseRequiresDetachOrServe(InvalidInput):
+    """A supervisor was asked for beside a run that ends with its process."""
+
+    code = "SUPERVISE_REQUIRES_DETACH_OR_SERVE"
+
+
 class InputMismatch(InvalidInput):
     """A resume or repeated launch brought another input than the stored one."""
 
@@ -216,6 +222,24 @@ class NodeNotFound(RunError):
     """The run has no node with this id."""
 
     code, status = "NODE_NOT_FOUND", 404
+
+
+class IterationNotFound(RunError):
+    """The node has no such iteration."""
+
+    code, status = "IterationNotFound", 404
+
+
+class AttemptNotFound(RunError):
+    """The node has no attempt with this number."""
+
+    code, status = "AttemptNotFound", 404
+
+
+class NodeHasNoOutput(RunError):
+    """The node writes no row, whatever becomes of it."""
+
+    code, status = "NodeHasNoOutput", 404
 
 
 class RunAlreadyExists(RunError):
@@ -482,6 +506,26 @@ class NotFound(RequestError):
     code, status = "NOT_FOUND", 404
 
 
+class CronNotFound(NotFound):
+    """No schedule with this id is stored."""
+
+
+class TicketNotFound(NotFound):
+    """No document is stored under this path, or it was deleted."""
+
+
+class ScoreNotFound(NotFound):
+    """The run has no score with this id."""
+
+    code = "ScoreNotFound"
+
+
+class AccountsFileInvalid(RequestError):
+    """The file that lists agent accounts cannot be read as one."""
+
+    code, status = "ACCOUNTS_FILE_INVALID", 500
+
+
 class StateConflict(RequestError):
     """The request fits, but not the state that its object is in."""
 
@@ -504,6 +548,12 @@ class ServerInsecureBind(RequestError):
     """A server without a token was to listen beyond this machine."""
 
     code = "SERVER_INSECURE_BIND"
+
+
+class ServeInsecureBind(ServerInsecureBind):
+    """A run without a token was to be served beyond this machine."""
+
+    code = "SERVE_INSECURE_BIND"
 
 
 class ServerIntegrationsRequireDb(RequestError):
@@ -638,6 +688,12 @@ class MigrationRequired(StorageError):
     code = "SMITHERS_MIGRATION_REQUIRED"
 
 
+class MalformedOutputRow(StorageError):
+    """A stored row holds something that its column cannot hold."""
+
+    code = "MalformedOutputRow"
+
+
 class IncompatibleSchema(StorageError):
     """An output table holds a column of another type than the model has now."""
 
@@ -653,9 +709,11 @@ def error_object(error: BaseException, *, with_stack: bool = True) -> dict[str, 
     """The stored and sent form of errors: `{name, code?, message, summary?, docsUrl?, details?, cause?, stack?}`.
 
     JSON-safe by construction: cycles become `"[Circular]"`, non-finite numbers null, integers beyond 64 bits strings.
-    Never raises.
+    Without what looks like a credential, and with long texts cut. Never raises.
     """
-    return _error_object(error, set(), with_stack)
+    from smithers.observability.redaction import scrub_value  # nothing that goes well needs it
+
+    return cast("dict[str, object]", scrub_value(_error_object(error, set(), with_stack)))
 
 
 def _error_object(error: BaseException, seen: set[int], with_stack: bool) -> dict[str, object]:

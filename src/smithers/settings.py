@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Literal
+
+from smithers.records import dataclass
+
+OTEL_ENDPOINT = "http://localhost:4318"
 
 
 def _sync_threads() -> int:
@@ -29,7 +33,17 @@ class Settings:
         api_key: the token of HTTP servers that are given none.
         server_trusts_any_host: whether `start_server` without a token answers requests for and from other hosts.
         serve_trusts_any_host: the same for `create_serve_app`.
+        gateway_trusts_any_host: the same for a `Gateway`.
+        tickets_dir: a folder of Markdown files that a `Gateway` keeps its tickets up to date with.
+        accounts_file: where this user's agent accounts are noted.
         has_color: whether the command line may colour what it writes to a terminal.
+        log_format: `json`, `logfmt`, `pretty` or `string`; None leaves logging as it is.
+        log_level: the least that is logged: `all`, `trace`, `debug`, `info`, `warning`, `error`, `fatal` or `none`.
+        otel_enabled: whether traces and metrics are sent to a collector; needs the extra `otel`.
+        otel_endpoint: the collector's base URL, for OTLP over HTTP.
+        otel_headers: headers of what is sent there.
+        otel_service_name: the service that it is sent as.
+        otel_metric_interval_ms: how often metrics are sent, in milliseconds.
     """
 
     agents: int = 16
@@ -43,14 +57,32 @@ class Settings:
     api_key: str | None = field(default=None, repr=False)
     server_trusts_any_host: bool = False
     serve_trusts_any_host: bool = False
+    gateway_trusts_any_host: bool = False
+    tickets_dir: Path | None = None
+    accounts_file: Path = field(default_factory=lambda: Path.home() / ".smithers" / "accounts.json")
     has_color: bool = True
+    log_format: str | None = None
+    log_level: str | None = None
+    otel_enabled: bool = False
+    otel_endpoint: str = OTEL_ENDPOINT
+    otel_headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    otel_service_name: str = "smithers"
+    otel_metric_interval_ms: int = 60_000
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether logs or telemetry were asked for."""
+        return self.otel_enabled or self.log_format is not None or self.log_level is not None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Settings from `SMITHERS_MAX_AGENTS`, `SMITHERS_SYNC_THREADS`, `SMITHERS_LEASE_MS`, `SMITHERS_HEARTBEAT_MS`,
         `SMITHERS_DURABILITY`, `SMITHERS_BUSY_TIMEOUT_S`, `SMITHERS_DB`, `SMITHERS_API_KEY`,
-        `SMITHERS_SERVER_TRUST_ANY_HOST`, `SMITHERS_SERVE_TRUST_ANY_HOST`, and `NO_COLOR` and `TERM` as terminals
-        have them; defaults for what is not set or not a number."""
+        `SMITHERS_SERVER_TRUST_ANY_HOST`, `SMITHERS_SERVE_TRUST_ANY_HOST`, `SMITHERS_GATEWAY_TRUST_ANY_HOST`,
+        `SMITHERS_TICKETS_DIR`, `SMITHERS_LOG_FORMAT`, `SMITHERS_LOG_LEVEL`,
+        `SMITHERS_OTEL_ENABLED`, OpenTelemetry's `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`,
+        `OTEL_SERVICE_NAME` and `OTEL_METRIC_EXPORT_INTERVAL`, and `NO_COLOR` and `TERM` as terminals have them;
+        defaults for what is not set or not a number."""
         env = os.environ if environ is None else environ
         return cls(
             agents=_number(env, "SMITHERS_MAX_AGENTS", 16),
@@ -63,7 +95,16 @@ class Settings:
             api_key=env.get("SMITHERS_API_KEY") or None,
             server_trusts_any_host=_is_on(env, "SMITHERS_SERVER_TRUST_ANY_HOST"),
             serve_trusts_any_host=_is_on(env, "SMITHERS_SERVE_TRUST_ANY_HOST"),
+            gateway_trusts_any_host=_is_on(env, "SMITHERS_GATEWAY_TRUST_ANY_HOST"),
+            tickets_dir=Path(env["SMITHERS_TICKETS_DIR"]) if env.get("SMITHERS_TICKETS_DIR") else None,
             has_color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
+            log_format=env.get("SMITHERS_LOG_FORMAT", "").strip().lower() or None,
+            log_level=env.get("SMITHERS_LOG_LEVEL", "").strip().lower() or None,
+            otel_enabled=_is_on(env, "SMITHERS_OTEL_ENABLED"),
+            otel_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or OTEL_ENDPOINT,
+            otel_headers=_headers(env.get("OTEL_EXPORTER_OTLP_HEADERS", "")),
+            otel_service_name=env.get("OTEL_SERVICE_NAME") or "smithers",
+            otel_metric_interval_ms=_number(env, "OTEL_METRIC_EXPORT_INTERVAL", 60_000),
         )
 
 
@@ -74,3 +115,26 @@ def _number(env: Mapping[str, str], name: str, default: int) -> int:
 
 def _is_on(env: Mapping[str, str], name: str) -> bool:
     return env.get(name, "").strip().lower() in ("1", "true")
+
+
+def _headers(text: str) -> dict[str, str]:
+    """`name=value,name=value`, values percent-encoded; what is not of this form is left out."""
+    if not text:
+        return {}
+    from urllib.parse import unquote
+
+    pairs = (entry.partition("=") for entry in text.split(","))
+    return {name.strip(): unquote(value.strip()) for name, found, value in pairs if found and name.strip()}
+
+
+def environment_secrets(environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """The values of environment variables that hold credentials, going by their names. Redaction looks for them."""
+    from smithers.observability.redaction import is_secret_variable
+
+    env = os.environ if environ is None else environ
+    return tuple(value for name, value in env.items() if is_secret_variable(name, value))
+
+
+def environment_with(**values: str) -> dict[str, str]:
+    """This process's environment with some values, for a process that it starts."""
+    return {**os.environ, **values}

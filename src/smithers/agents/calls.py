@@ -7,7 +7,7 @@ output in `structured.py`; who is called, and how often, in `chain.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +43,7 @@ class AgentCall:
         on_event: takes progress in the form of an `AgentCliEvent`; each call counts as a sign of life.
         on_text: takes `(text, stream)`, stream being `"stdout"` or `"stderr"`; each call counts as a sign of life.
         allow_tools: the only tools that the agent may use; None leaves it to the agent, `()` means none.
+        as_tools: makes tools for pydantic-ai of what an author lists as tools; the engine's, for agents that are built here.
         schema_retry: 0 for the first turn, n for the nth correction turn.
         now_ms: the engine's clock, in milliseconds since the epoch.
     """
@@ -60,6 +61,7 @@ class AgentCall:
     on_event: Callable[[Mapping[str, object]], None] = ignore_event
     on_text: Callable[[str, str], None] = ignore_text
     allow_tools: tuple[str, ...] | None = None
+    as_tools: Callable[[Sequence[Callable[..., object]]], Sequence[object]] = tuple
     schema_retry: int = 0
     now_ms: Callable[[], int] = wall_clock_ms
 

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 from zoneinfo import ZoneInfo
 
-from smithers.agents.redaction import redact
 from smithers.errors import (
     AgentAuthFailed,
     AgentConfigInvalid,
@@ -22,6 +21,7 @@ from smithers.errors import (
     AgentSessionLost,
     SmithersError,
 )
+from smithers.observability.redaction import redact
 
 _MAX_SCANNED = 20_000
 _MAX_SUMMARY = 500

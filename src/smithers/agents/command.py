@@ -16,8 +16,8 @@ from smithers.agents.classify import classify_failure, is_limit_banner
 from smithers.agents.environment import current_environment
 from smithers.agents.interface import TurnFailed, definition_id, refuse_tool_list
 from smithers.agents.process import Finished, Limits, run_process
-from smithers.agents.redaction import is_secret_name, redact
 from smithers.errors import AgentConfigInvalid, SmithersError
+from smithers.observability.redaction import is_secret_name, redact
 
 _TAIL_CHARS = 2_000
 _MIN_SECRET = 8

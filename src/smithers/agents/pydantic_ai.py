@@ -20,10 +20,11 @@ from smithers.agents.calls import AgentCall, AgentResponse, Usage
 from smithers.agents.classify import cause_of, classify_exception, find_reset, quota_exceeded, summarise
 from smithers.agents.environment import current_environment
 from smithers.agents.interface import TurnFailed, definition_id
-from smithers.agents.redaction import redact
 from smithers.errors import AgentConfigInvalid, AgentError, AgentSessionLost, SmithersError
+from smithers.observability.redaction import redact
 
 if TYPE_CHECKING:
+    from pydantic_ai import Tool
     from pydantic_ai.agent import AbstractAgent, AgentRun
     from pydantic_ai.messages import ModelMessage, ModelResponse
     from pydantic_ai.usage import RunUsage
@@ -151,6 +152,8 @@ def openai_compatible(
     What is not given comes from `SMITHERS_MODEL`, `OPENAI_BASE_URL` and `OPENAI_API_KEY`, read at the first call.
 
     Args:
+        tools: functions, async or not, the built-in tools, or tools of `define_tool`. In a task, what one of them cannot do
+            is its answer to the model.
         native: False for servers without tool calls: the schema then goes into the prompt.
     """
     return OpenAICompatible(
@@ -191,7 +194,7 @@ class OpenAICompatible:
     @property
     def id(self) -> str:
         """Given, or derived from model, endpoint, instructions and tools."""
-        tools = [f"{tool.__module__}.{getattr(tool, '__qualname__', type(tool).__qualname__)}" for tool in self._tools]
+        tools = [_tool_id(tool) for tool in self._tools]
         return self._given_id or definition_id(
             f"{ENGINE}:{self.model or 'openai-compatible'}", self._base_url, self._instructions, tools
         )
@@ -211,7 +214,7 @@ class OpenAICompatible:
         """One run of the agent, tool calls included."""
         loop = asyncio.get_running_loop()
         if self._built is None or self._built[0] is not loop:  # the client's connections belong to a loop
-            self._built = loop, self._build()
+            self._built = loop, self._build(call)
         return await self._built[1].generate(call)
 
     def _settings(self) -> tuple[str, str]:
@@ -222,7 +225,7 @@ class OpenAICompatible:
             raise AgentConfigInvalid("no model: set SMITHERS_MODEL, or name one in openai_compatible()")
         return self.model, key
 
-    def _build(self) -> PydanticAIAgent:
+    def _build(self, call: AgentCall) -> PydanticAIAgent:
         name, key = self._settings()
         try:
             from openai import AsyncOpenAI
@@ -234,9 +237,8 @@ class OpenAICompatible:
         base_url = self._base_url or current_environment().get("OPENAI_BASE_URL") or None
         # Trying again is the engine's: a client that does it by itself hides a used-up limit and waits unseen.
         provider = OpenAIProvider(openai_client=AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0))
-        agent = Agent(
-            OpenAIChatModel(name, provider=provider), instructions=self._instructions, tools=list(self._tools)
-        )
+        tools = cast("Sequence[Tool[object]]", call.as_tools(self._tools) if self._tools else ())
+        agent = Agent[object](OpenAIChatModel(name, provider=provider), instructions=self._instructions, tools=tools)
         return PydanticAIAgent(agent, id=self.id, native=self.supports_native_structured_output, secrets=(key,))
 
 
@@ -258,6 +260,14 @@ def _derived_id(agent: AbstractAgent[object, object], model: str) -> str:
         name for toolset in agent.toolsets for name in getattr(toolset, "tools", {}) if isinstance(name, str)
     )
     return definition_id(f"{ENGINE}:{model or 'no-model'}", told, prompts, tools, _name_of(agent.output_type))
+
+
+def _tool_id(tool: object) -> str:
+    """A tool's name, the same in every process: of a function with its module."""
+    name: object = getattr(tool, "__qualname__", None)
+    if name is not None:
+        return f"{tool.__module__}.{name}"
+    return f"{type(tool).__qualname__} {getattr(tool, 'name', '')}"
 
 
 def _list_of(agent: object, name: str) -> Sequence[object]:

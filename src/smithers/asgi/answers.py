@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from starlette.responses import Response
 
@@ -12,14 +12,19 @@ from smithers.asgi.routing import Call
 from smithers.control.caller import Caller
 from smithers.control.control import MAX_NAME, Control
 from smithers.control.requests import decide_node
+from smithers.errors import InvalidRequest
+from smithers.jsons import object_of
 
 if TYPE_CHECKING:
     from smithers.store.interface import StoredSignal
 
 
 async def answer_decision(call: Call, control: Control, run_id: str, *, approved: bool) -> Response:
-    """Approve or deny the node in the path."""
+    """Approve or deny the node in the path; `value` answers a human task."""
     body = await call.object()
+    decision = body.get("decision")
+    if decision is not None and not isinstance(decision, dict):
+        raise InvalidRequest("decision must be an object", {"field": "decision"})
     await decide_node(
         control,
         run_id,
@@ -28,6 +33,8 @@ async def answer_decision(call: Call, control: Control, run_id: str, *, approved
         iteration=int_field(body, "iteration", 0),
         note=text_field(body, "note"),
         decided_by=text_field(body, "decidedBy", max_length=MAX_NAME),
+        decision=None if decision is None else object_of(cast("object", decision)),
+        answer=(body["value"],) if "value" in body else None,
     )
     return json_response({"runId": run_id})
 

@@ -52,6 +52,8 @@ SCHEMAS: Final[dict[str, dict[str, object]]] = {
         {"terminalStatus": TEXT},
     ),
     "Frame": shape({"runId": TEXT, "frameNo": COUNT, "createdAtMs": COUNT, "xmlJson": TEXT, "xmlHash": TEXT}),
+    # of a stream the schema is that of each event, as tools read it
+    "StreamEvent": shape({}, {"event": TEXT, "data": TEXT, "id": TEXT, "retry": COUNT}),
     "Signal": shape(
         {"runId": TEXT, "seq": COUNT, "signalName": TEXT, "correlationId": OPTIONAL_TEXT, "receivedAtMs": COUNT}
     ),
@@ -74,7 +76,16 @@ SCHEMAS: Final[dict[str, dict[str, object]]] = {
     ),
 }
 
-DECISION_BODY: Final = shape({}, {"iteration": COUNT, "note": OPTIONAL_TEXT, "decidedBy": OPTIONAL_TEXT})
+DECISION_BODY: Final = shape(
+    {},
+    {
+        "iteration": COUNT,
+        "note": OPTIONAL_TEXT,
+        "decidedBy": OPTIONAL_TEXT,
+        "decision": {"type": "object", "description": "`selected` or `ranked`, for approvals that offer a choice"},
+        "value": {"description": "the answer to a human task"},
+    },
+)
 SIGNAL_BODY: Final = shape({}, {"data": {}, "correlationId": OPTIONAL_TEXT, "receivedBy": OPTIONAL_TEXT})
 
 

@@ -10,6 +10,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from smithers.errors import RequestError, SmithersError, WorkflowLoadFailed, json_safe
+from smithers.observability.redaction import scrub, scrub_value
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +47,22 @@ def json_response(value: object, status: int = 200, headers: Mapping[str, str] |
 
 def json_text_response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer whose JSON is encoded already."""
-    found = JSON_HEADERS if headers is None else {**JSON_HEADERS, **headers}
-    return Response(body, status, found, "application/json")
+    if headers:
+        return Response(body, status, {**JSON_HEADERS, **headers}, "application/json")
+    return _JsonResponse(body, status)
+
+
+class _JsonResponse(Response):
+    """The usual answer; its headers need no encoding."""
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        self.raw_headers = [(b"content-length", str(len(self.body)).encode()), *_RAW_JSON_HEADERS]
+
+
+_RAW_JSON_HEADERS: Final = [
+    (b"content-type", b"application/json"),
+    *((name.encode(), value.encode()) for name, value in JSON_HEADERS.items()),
+]
 
 
 def problem(error: Exception) -> tuple[int, dict[str, object]]:
@@ -77,7 +92,7 @@ def problem_response(error: Exception) -> Response:
 
 
 def _body(code: str, message: str, details: Mapping[str, object]) -> dict[str, object]:
-    found: dict[str, object] = {"code": code, "message": message}
+    found: dict[str, object] = {"code": code, "message": scrub(message)}
     if details:
-        found["details"] = json_safe(details)
+        found["details"] = scrub_value(json_safe(details))
     return {"error": found}

@@ -14,6 +14,8 @@ from typing import ClassVar, Literal
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from smithers.asgi.cork import CorkedTransport
+
 MAX_HEAD_BYTES = 65_536
 """The largest request line and headers together."""
 
@@ -38,7 +40,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected; the clock for its first request runs."""
-        super().connection_made(transport)
+        super().connection_made(CorkedTransport(transport, self.loop))
         # asyncio does this for sockets that it made itself. Without it an answer of two parts waits 40 ms for the
         # acknowledgement of its first one.
         wire = transport.get_extra_info("socket")
@@ -86,6 +88,9 @@ class GuardedProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """The connection is a WebSocket's from now on, and may be silent for as long as it likes."""
         self._disarm()
+        if isinstance(self.transport, CorkedTransport):
+            self.transport.flush()
+            self.transport = self.transport.inner
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from starlette.requests import ClientDisconnect
@@ -47,7 +47,8 @@ class Doc:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A row of the table. `path` names its parameters with a colon: `/v1/runs/:runId`."""
+    """A row of the table. `path` names its parameters with a colon: `/v1/runs/:runId`; a last one with a star takes all
+    segments that are left: `/v1/tickets/*path`."""
 
     method: str
     path: str
@@ -59,6 +60,23 @@ class Route:
     def parts(self) -> tuple[str, ...]:
         """The path's segments."""
         return tuple(self.path.split("/")[1:])
+
+
+class _Pattern(NamedTuple):
+    """A route with the segments of its path that are given, and those that are parameters, by their places."""
+
+    route: Route
+    fixed: tuple[tuple[int, str], ...]
+    names: tuple[tuple[int, str], ...]
+
+    @classmethod
+    def of(cls, route: Route) -> _Pattern:
+        places = tuple(enumerate(route.parts))
+        return cls(
+            route,
+            tuple((index, part) for index, part in places if not part.startswith(":")),
+            tuple((index, part[1:]) for index, part in places if part.startswith(":")),
+        )
 
 
 class Call:
@@ -75,18 +93,35 @@ class Call:
         """Set when the server wants long answers to end."""
         return self._app.drain
 
+    @property
+    def scope(self) -> Scope:
+        """The request as ASGI has it."""
+        return self._scope
+
+    @property
+    def receive(self) -> Receive:
+        """Where the request's body comes from."""
+        return self._receive
+
     @cached_property
     def query(self) -> dict[str, str]:
         """The query; of repeated keys the first. Raises `InvalidRequest`."""
-        text = bytes(self._scope.get("query_string", b"")).decode("latin-1")
-        try:
-            pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
-        except ValueError as error:
-            raise InvalidRequest(f"query: at most {MAX_QUERY_FIELDS} fields are allowed") from error
         found: dict[str, str] = {}
-        for name, value in pairs:
+        for name, value in self._pairs:
             found.setdefault(name, value)
         return found
+
+    @cached_property
+    def _pairs(self) -> list[tuple[str, str]]:
+        text = bytes(self._scope.get("query_string", b"")).decode("latin-1")
+        try:
+            return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
+        except ValueError as error:
+            raise InvalidRequest(f"query: at most {MAX_QUERY_FIELDS} fields are allowed") from error
+
+    def query_all(self, name: str) -> list[str]:
+        """All values of a repeated key of the query. Raises `InvalidRequest`."""
+        return [value for key, value in self._pairs if key == name]
 
     def header(self, name: str) -> str | None:
         """A header's first value."""
@@ -111,6 +146,9 @@ class HttpApp:
         max_body_bytes: the largest body that is read.
         observe: told of every answer.
         on_close: called at the lifespan's end, when the app is served by itself.
+        fallback: answers requests that no route matches, by itself; a `NotFound` by default.
+        problem: makes the answer for an error.
+        websocket: answers WebSockets; they are refused by default.
     """
 
     def __init__(
@@ -121,6 +159,9 @@ class HttpApp:
         max_body_bytes: int,
         observe: Observe | None = None,
         on_close: Callable[[], Awaitable[None]] | None = None,
+        fallback: Callable[[Call], Awaitable[ASGIApp]] | None = None,
+        problem: Callable[[Exception], ASGIApp] = problem_response,
+        websocket: ASGIApp | None = None,
     ) -> None:
         self.routes = tuple(routes)
         self.max_body_bytes = max_body_bytes
@@ -128,9 +169,14 @@ class HttpApp:
         self._guard = guard
         self._observe = observe
         self._on_close = on_close
-        self._by_shape: dict[tuple[str, int], list[Route]] = {}
+        self._fallback = fallback
+        self._problem = problem
+        self._websocket = websocket
+        self._open_ended = [route for route in self.routes if route.parts[-1].startswith("*")]
+        self._by_shape: dict[tuple[str, int], list[_Pattern]] = {}
         for route in self.routes:
-            self._by_shape.setdefault((route.method, len(route.parts)), []).append(route)
+            pattern = _Pattern.of(route)
+            self._by_shape.setdefault((route.method, len(route.parts)), []).append(pattern)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, as ASGI has it."""
@@ -139,6 +185,8 @@ class HttpApp:
                 await self._answer(scope, receive, send)
             case "lifespan":
                 await self._live(receive, send)
+            case "websocket" if self._websocket is not None:
+                await self._websocket(scope, receive, send)
             case "websocket":
                 await receive()
                 await send({"type": "websocket.close", "code": 1000})
@@ -175,7 +223,7 @@ class HttpApp:
             except ClientDisconnect:
                 return
             except Exception as error:
-                response = problem_response(error)
+                response = self._problem(error)
             await response(scope, receive, sent)
         finally:
             if self._observe is not None and has_begun:
@@ -183,6 +231,8 @@ class HttpApp:
                 self._observe(scope["method"], UNMATCHED if route is None else route.path, status, taken)
 
     async def _respond(self, route: Route | None, params: dict[str, str], scope: Scope, receive: Receive) -> ASGIApp:
+        if route is None and self._fallback is not None:
+            return await self._fallback(Call(scope, receive, {}, self))
         if route is None or route.access == "token":
             self._guard.check(scope["headers"])
         if route is None:
@@ -191,17 +241,18 @@ class HttpApp:
 
     def _find(self, scope: Scope) -> tuple[Route | None, dict[str, str]]:
         segments = _segments(scope)
-        for route in self._by_shape.get((scope["method"], len(segments)), ()):
-            params: dict[str, str] = {}
-            for part, segment in zip(route.parts, segments, strict=True):
-                if part.startswith(":"):
-                    if not segment:
-                        break
-                    params[part[1:]] = segment
-                elif part != segment:
+        for pattern in self._by_shape.get((scope["method"], len(segments)), ()):
+            for index, part in pattern.fixed:
+                if segments[index] != part:
                     break
             else:
-                return route, params
+                params = {name: segments[index] for index, name in pattern.names}
+                if all(params.values()):
+                    return pattern.route, params
+        for route in self._open_ended:
+            head, found = route.parts[:-1], segments[: len(route.parts) - 1]
+            if route.method == scope["method"] and len(segments) > len(head) and found == list(head) and segments[-1]:
+                return route, {route.parts[-1][1:]: "/".join(segments[len(head) :])}
         return None, {}
 
 
@@ -215,4 +266,6 @@ def _segments(scope: Scope) -> list[str]:
         return below.split("/")[1:]
     segments = raw.decode("latin-1").partition("?")[0].split("/")[1:]
     is_below = bool(root) and path.startswith(root)
-    return [unquote(s, errors="replace") for s in segments[root.rstrip("/").count("/") if is_below else 0 :]]
+    if is_below:
+        segments = segments[root.rstrip("/").count("/") :]
+    return [unquote(s, errors="replace") for s in segments] if b"%" in raw else segments

@@ -32,13 +32,24 @@ _SHUTDOWN: Final = b'event: shutdown\ndata: {"reason":"server-shutdown"}\n\n'
 """The last event of a stream that ends because the server does; a client reconnects after `retry`."""
 
 
-class EventStream:
-    """An answer that follows a run's log until the run has ended, the client has left, or the server stops."""
+_FORGET: Final = b"id\n\n"
+"""Has a client forget the last event's number, before it comes back for another run's events."""
 
-    def __init__(self, stream: RunStream, drain: Drain, *, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+
+class EventStream:
+    """An answer that follows a run's log until the run has ended, the client has left, or the server stops.
+
+    Args:
+        goes_on: whether a client that comes back gets the events of the run that this one was continued as.
+    """
+
+    def __init__(
+        self, stream: RunStream, drain: Drain, *, keep_alive_s: float = KEEP_ALIVE_S, goes_on: bool = False
+    ) -> None:
         self._stream = stream
         self._drain = drain
         self._keep_alive_s = keep_alive_s
+        self._goes_on = goes_on
         self._has_left = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +76,8 @@ class EventStream:
             run_id = self._stream.run_id
             text += "".join([_frame(run_id, row) for row in batch.rows]).encode()
             if batch.is_over:
-                return text
+                is_continued = any(row.type == "RunContinuedAsNew" for row in batch.rows)
+                return text + _FORGET if is_continued and self._goes_on else text
             if self._drain.is_started:
                 return text + _SHUTDOWN
             now = time.monotonic()

@@ -11,9 +11,10 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Literal, NoReturn
+from importlib import import_module
+from typing import TYPE_CHECKING, Literal, NoReturn, cast
 
 import smithers
 from smithers.cli.output import Format, Output
@@ -37,24 +38,24 @@ GC_THRESHOLD = 50_000
 """Allocations between collections. Imports allocate much and free nothing; Python's default looks through it all the time."""
 
 COMMANDS = (
-    ("up", "running:up", "Run a workflow until it ends or can only wait."),
-    ("resume", "running:resume", "Go on with a stored run."),
-    ("ps", "listing:ps", "List runs."),
-    ("inspect", "inspecting:inspect", "Show everything about a run."),
-    ("logs", "logs:logs", "Show what happened in a run, in words."),
-    ("events", "logs:events", "Show the events of a run in full."),
-    ("output", "inspecting:output", "Show the row that a node has produced."),
-    ("approve", "deciding:approve", "Approve what a run waits for."),
-    ("deny", "deciding:deny", "Deny what a run waits for."),
-    ("answer", "deciding:answer", "Answer the question of a human task."),
-    ("signal", "deciding:signal", "Send a signal to a run."),
-    ("cancel", "requesting:cancel", "Cancel a run and its children."),
-    ("pause", "requesting:pause", "Ask a live run to finish what is under way and pause."),
-    ("graph", "graphing:graph", "Draw the tree of a workflow or a run."),
-    ("check", "checking:check", "Load a workflow and look for mistakes, without running it."),
-    ("doctor", "doctoring:doctor", "Show what this machine offers, and what it can enforce for commands."),
-    ("init", "starting:init", "Write a starter project that runs offline."),
-    ("supervise", "supervising:supervise", "Go on with runs when what they wait for arrives."),
+    ("up", "running.up", "Run a workflow until it ends or can only wait."),
+    ("resume", "running.resume", "Go on with a stored run."),
+    ("ps", "listing.ps", "List runs."),
+    ("inspect", "inspecting.inspect", "Show everything about a run."),
+    ("logs", "logs.logs", "Show what happened in a run, in words."),
+    ("events", "logs.events", "Show the events of a run in full."),
+    ("output", "inspecting.output", "Show the row that a node has produced."),
+    ("approve", "deciding.approve", "Approve what a run waits for."),
+    ("deny", "deciding.deny", "Deny what a run waits for."),
+    ("answer", "deciding.answer", "Answer the question of a human task."),
+    ("signal", "deciding.signal", "Send a signal to a run."),
+    ("cancel", "requesting.cancel", "Cancel a run and its children."),
+    ("pause", "requesting.pause", "Ask a live run to finish what is under way and pause."),
+    ("graph", "graphing.graph", "Draw the tree of a workflow or a run."),
+    ("check", "checking.check", "Load a workflow and look for mistakes, without running it."),
+    ("doctor", "doctoring.doctor", "Show what this machine offers, and what it can enforce for commands."),
+    ("init", "starting.init", "Write a starter project that runs offline."),
+    ("supervise", "supervising.supervise", "Go on with runs when what they wait for arrives."),
 )
 
 
@@ -73,7 +74,7 @@ def make_app() -> App:
         help_format="plaintext",
     )
     for number, (name, place, help_text) in enumerate(COMMANDS):
-        app.command(f"smithers.cli.{place}", name=name, help=help_text, sort_key=number)
+        app.command(f"smithers.cli.described:{place}", name=name, help=help_text, sort_key=number)
 
     @app.command(name="completions", sort_key=len(COMMANDS))
     def completions(shell: Literal["bash", "zsh", "fish"], /) -> int:
@@ -99,14 +100,13 @@ def exit_code(error: SmithersError) -> int:
 
 def run(tokens: Sequence[str]) -> int:
     """Run one command line; the exit code. Errors are told, never raised."""
-    from cyclopts import CycloptsError
-
     output = Output(_wanted_format(tokens))
     try:
-        result = make_app()(_with_resume_value(tokens))
+        _set_up_logging()
+        result = _call(_with_resume_value(tokens))
         return result if isinstance(result, int) else 0
-    except CycloptsError as error:
-        output.failure(InvalidInput(_first_line(error)))
+    except _NotUnderstood as error:
+        output.failure(InvalidInput(str(error)))
         return USER_ERROR
     except SmithersError as error:
         if "--debug" in tokens:
@@ -126,6 +126,52 @@ def run(tokens: Sequence[str]) -> int:
         return 1
 
 
+def _set_up_logging() -> None:
+    """Log as the environment asks for; if it does not, Python's own way shows warnings on standard error."""
+    from smithers.settings import Settings
+
+    settings = Settings.from_environment()
+    if settings.log_format is not None or settings.log_level is not None:
+        from smithers.observability.logs import configure_logging
+
+        configure_logging(settings)
+
+
+class _NotUnderstood(Exception):
+    """The command line is wrong; one line says how."""
+
+
+def _call(tokens: Sequence[str]) -> object:
+    """Call the command that is meant. Plain command lines are bound here, all others by cyclopts."""
+    bound = _bound(tokens)
+    if bound is not None:
+        result = bound()
+        if not isinstance(result, Coroutine):
+            return result
+        import asyncio
+
+        return asyncio.run(cast("Coroutine[object, object, object]", result))
+    from cyclopts import CycloptsError
+
+    try:
+        return make_app()(tokens)
+    except CycloptsError as error:
+        raise _NotUnderstood(_first_line(error)) from error
+
+
+def _bound(tokens: Sequence[str]) -> Callable[[], object] | None:
+    """The command with its arguments, if that can be told without cyclopts."""
+    place = next((place for name, place, _ in COMMANDS if tokens[:1] == [name]), None)
+    if place is None or "--help" in tokens or "-h" in tokens:
+        return None
+    from smithers.cli.quick import NotPlain, bind
+
+    module, name = place.split(".")
+    with suppress(NotPlain):
+        return bind(getattr(import_module(f"smithers.cli.{module}"), name), tokens[1:])
+    return None
+
+
 def main() -> NoReturn:
     """Entry point of the `smithers` command."""
     gc.set_threshold(GC_THRESHOLD)
@@ -143,6 +189,7 @@ def main() -> NoReturn:
         # a thread cannot be stopped, and the interpreter would wait for the work that was just given up
         sys.stderr.flush()
         os._exit(code)
+    gc.freeze()  # or the interpreter would look through everything once more at its end
     sys.exit(code)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from smithers.cli.arguments import read_object
 from smithers.cli.common import Common
+from smithers.cli.options import Option
 from smithers.cli.output import Output, printable
 from smithers.errors import AuthoringError, InvalidInput, SmithersError
 
@@ -20,7 +19,7 @@ def check(
     workflow: Path,
     /,
     *,
-    input: Annotated[str | None, Parameter(["--input", "-i"], allow_leading_hyphen=True)] = None,
+    input: Annotated[str | None, Option("--input", "-i", takes_dashes=True)] = None,
     common: Common | None = None,
 ) -> int:
     """Load a workflow and look for mistakes, without running it. Exits with 1 when there are any.

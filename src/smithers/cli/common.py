@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from smithers.cli.arguments import login_name
+from smithers.cli.options import Option
 from smithers.cli.output import Format, Output
 from smithers.errors import StoreNotFound
+from smithers.records import dataclass
 from smithers.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,14 +22,13 @@ if TYPE_CHECKING:
 DB_NAME = "smithers.db"
 
 
-@Parameter(name="*")
 @dataclass(frozen=True)
 class Common:
     """Options that every command has."""
 
-    db: Annotated[str | None, Parameter(help="The database; else $SMITHERS_DB, else the nearest smithers.db.")] = None
-    format: Annotated[Format, Parameter(help="text, json (one document), or jsonl (one object a line).")] = "text"
-    debug: Annotated[bool, Parameter(help="Show the traceback of an unexpected error.", negative=())] = False
+    db: Annotated[str | None, Option(help="The database; else $SMITHERS_DB, else the nearest smithers.db.")] = None
+    format: Annotated[Format, Option(help="text, json (one document), or jsonl (one object a line).")] = "text"
+    debug: Annotated[bool, Option(help="Show the traceback of an unexpected error.", is_switch=True)] = False
 
     @property
     def settings(self) -> Settings:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from smithers.cli.arguments import read_json
 from smithers.cli.common import Common, caller, open_control
+from smithers.cli.options import Option
 from smithers.cli.output import Output, printable
 from smithers.errors import InvalidInput
 
@@ -16,10 +15,10 @@ if TYPE_CHECKING:
     from smithers.control.control import Control
     from smithers.store.interface import RunRow
 
-Node = Annotated[str | None, Parameter(["--node", "-n"], help="The node; needed when several wait.")]
-Iteration = Annotated[int | None, Parameter(help="The iteration of the node's loop.")]
-Note = Annotated[str | None, Parameter(help="A note to keep with the decision.", allow_leading_hyphen=True)]
-By = Annotated[str | None, Parameter(help="Who decides; the login name by default.")]
+Node = Annotated[str | None, Option("--node", "-n", help="The node; needed when several wait.")]
+Iteration = Annotated[int | None, Option(help="The iteration of the node's loop.")]
+Note = Annotated[str | None, Option(help="A note to keep with the decision.", takes_dashes=True)]
+By = Annotated[str | None, Option(help="Who decides; the login name by default.")]
 
 
 async def approve(
@@ -30,8 +29,8 @@ async def approve(
     iteration: Iteration = None,
     note: Note = None,
     by: By = None,
-    select: Annotated[str | None, Parameter(help="The chosen option's key.")] = None,
-    rank: Annotated[str | None, Parameter(help="All options' keys, best first: a,b,c.")] = None,
+    select: Annotated[str | None, Option(help="The chosen option's key.")] = None,
+    rank: Annotated[str | None, Option(help="All options' keys, best first: a,b,c.")] = None,
     common: Common | None = None,
 ) -> int:
     """Approve what a run waits for.
@@ -97,7 +96,7 @@ async def answer(
     run: str,
     /,
     *,
-    value: Annotated[str, Parameter(help="The answer as JSON, @FILE, or - for stdin.", allow_leading_hyphen=True)],
+    value: Annotated[str, Option(help="The answer as JSON, @FILE, or - for stdin.", takes_dashes=True)],
     node: Node = None,
     iteration: Iteration = None,
     by: By = None,
@@ -125,12 +124,10 @@ async def signal(
     name: str,
     /,
     *,
-    data: Annotated[
-        str, Parameter(help="The payload as JSON, @FILE, or - for stdin.", allow_leading_hyphen=True)
-    ] = "{}",
-    correlation: Annotated[str | None, Parameter(help="Only for waits with this correlation id.")] = None,
+    data: Annotated[str, Option(help="The payload as JSON, @FILE, or - for stdin.", takes_dashes=True)] = "{}",
+    correlation: Annotated[str | None, Option(help="Only for waits with this correlation id.")] = None,
     by: By = None,
-    idempotency_key: Annotated[str | None, Parameter(help="Send it once, however often this is called.")] = None,
+    idempotency_key: Annotated[str | None, Option(help="Send it once, however often this is called.")] = None,
     common: Common | None = None,
 ) -> int:
     """Send a signal to a run. It is kept until something waits for it.

@@ -17,6 +17,7 @@ from smithers.cli.steps import db_flag
 from smithers.engine.admission import checked_run_id
 from smithers.engine.continuation import new_run_id
 from smithers.errors import RunAlreadyExists, RunNotFound, SmithersError
+from smithers.settings import environment_with
 
 if TYPE_CHECKING:
     from smithers.components.workflow import SmithersWorkflow
@@ -41,6 +42,10 @@ class Background:
     max_concurrency: int | None
     root: Path | None
     flags: list[str] = field(default_factory=list[str])
+    token: str | None = None
+    """What requests to the run's server must carry; goes by the environment, as arguments are public."""
+    supervisor: list[str] | None = None
+    """The options of a supervisor in another process, if there is to be one."""
 
 
 async def detach_run(workflow: SmithersWorkflow, background: Background, common: Common) -> int:
@@ -68,14 +73,19 @@ async def detach_run(workflow: SmithersWorkflow, background: Background, common:
         status = await _admitted(control, run_id, before, process, log)
     finally:
         store.close()
-    document = {"runId": run_id, "status": status, "pid": process.pid, "logFile": str(log.resolve())}
+    document: dict[str, object] = {"runId": run_id, "status": status, "pid": process.pid, "logFile": str(log.resolve())}
     out = common.output
+    if background.supervisor is not None:
+        command = [sys.executable, "-P", "-m", "smithers", "supervise", "--db", background.db, *background.supervisor]
+        document["supervisorPid"] = _start(command, log.with_name("supervisor.log")).pid
     if not out.is_text:
         out.document(document)
         return 0
     out.line(f"run {printable(run_id)} {out.state(status)} in the background")
     out.line(f"  pid {process.pid}")
     out.line(f"  log {log}")
+    if "supervisorPid" in document:
+        out.line(f"  supervisor pid {document['supervisorPid']}")
     db = db_flag(background.db)
     out.line(f"next:\n  smithers logs {run_id} --follow{db}\n  smithers inspect {run_id}{db}")
     return 0
@@ -102,14 +112,20 @@ def _spawn(background: Background, run_id: str, log: Path) -> subprocess.Popen[b
         command += ["--max-concurrency", str(background.max_concurrency)]
     if background.root is not None:
         command += ["--root", str(background.root)]
+    return _start([*command, *background.flags], log, background.token)
+
+
+def _start(command: list[str], log: Path, token: str | None = None) -> subprocess.Popen[bytes]:
+    """Start a process that outlives this one and writes to a log file."""
     with log.open("ab") as sink:
         return subprocess.Popen(
-            [*command, *background.flags],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
             start_new_session=True,
             close_fds=True,
+            env=None if token is None else environment_with(SMITHERS_API_KEY=token),
         )
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 from smithers.cli.arguments import as_list, as_object
 from smithers.cli.common import Common, find_database
 from smithers.cli.output import Output, printable
 from smithers.errors import StoreNotFound
+from smithers.settings import Settings
 
 AGENTS_PACKAGE = "pydantic-ai-slim"
+OTLP_PACKAGE = "opentelemetry-exporter-otlp-proto-http"
 
 
 def doctor(*, common: Common | None = None) -> int:
@@ -20,6 +23,7 @@ def doctor(*, common: Common | None = None) -> int:
 
     import apsw
 
+    from smithers.observability.redaction import scrub_value
     from smithers.tools.sandbox import report
 
     sandbox = report()
@@ -31,11 +35,13 @@ def doctor(*, common: Common | None = None) -> int:
         "sqlite": apsw.sqlite_lib_version(),
         "database": _database(common),
         "pydanticAi": _version(AGENTS_PACKAGE),
+        "telemetry": _telemetry(common.settings),
         "sandbox": sandbox,
     }
+    found = dict(as_object(scrub_value(found)))
     out = common.output
     if out.is_text:
-        _tell(out, found, sandbox)
+        _tell(out, found, dict(as_object(found["sandbox"])))
     else:
         out.document(found)
     return 0 if is_enforced else 1
@@ -46,6 +52,22 @@ def _database(common: Common) -> str | None:
         return find_database(common.settings)
     except StoreNotFound:
         return None
+
+
+def _telemetry(settings: Settings) -> dict[str, object]:
+    return {
+        "isOn": settings.otel_enabled,
+        "exporters": _version(OTLP_PACKAGE),
+        "endpoint": settings.otel_endpoint if settings.otel_enabled else None,
+    }
+
+
+def _tell_telemetry(telemetry: Mapping[str, object]) -> str:
+    if not telemetry["isOn"]:
+        return "off; SMITHERS_OTEL_ENABLED=1 turns it on"
+    if telemetry["exporters"] is None:
+        return "on, but not installed: pip install 'smithers[otel]'"
+    return f"sent to {telemetry['endpoint']}"
 
 
 def _version(package: str) -> str | None:
@@ -63,6 +85,7 @@ def _tell(out: Output, found: dict[str, object], sandbox: dict[str, object]) -> 
         ("sqlite", str(found["sqlite"])),
         ("database", str(found["database"] or "none found from here; the first run makes one")),
         ("pydantic-ai", str(found["pydanticAi"] or "not installed; agents need it: pip install 'smithers[agents]'")),
+        ("telemetry", _tell_telemetry(as_object(found["telemetry"]))),
         ("system", f"{sandbox['platform']} {sandbox['kernel']}"),
         ("bubblewrap", str(sandbox["bubblewrap"] or "not installed")),
         ("landlock", f"ABI {sandbox['landlockAbi']}" if sandbox["landlockAbi"] else "not available"),

@@ -7,6 +7,7 @@ give it up cleanly, so that another process may go on with it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 from smithers.cli.arguments import as_list, as_object
 from smithers.cli.live import Reporter, make_reporter
 from smithers.cli.output import Output, duration, printable, to_text
+from smithers.cli.overseeing import Oversight
 from smithers.cli.progress import RunView
 from smithers.cli.serving import RunServer
 from smithers.cli.steps import GOES_ON_ALONE, Step, next_steps
@@ -66,6 +68,7 @@ async def drive(
     out: Output,
     wait: bool,
     server: RunServer | None = None,
+    oversight: Oversight | None = None,
 ) -> int:
     """Start a run and drive it; the exit code. Raises what `start` raises.
 
@@ -73,15 +76,27 @@ async def drive(
         start: launches or resumes the run.
         wait: stay while the run is parked, and go on with it by itself.
         server: answers for the run, and keeps this process until it is interrupted; implies `wait`. Closed at the end.
+        oversight: goes on with other runs meanwhile. Closed at the end.
     """
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_LastWords())
     try:
         store = open_store(db, durability=settings.durability, busy_timeout_s=settings.busy_timeout_s)
         try:
             engine = Engine(store, settings)
+            observation = None
+            if settings.is_observed:
+                from smithers.observability.telemetry import observe
+
+                observation = observe(settings, store, engine.hub)
             try:
-                return await _Drive(workflow, engine, out, wait=wait, server=server, db=db).run(start)
+                return await _Drive(workflow, engine, out, wait, server, oversight, db).run(start)
             finally:
+                if oversight is not None:
+                    await oversight.close()
                 await engine.close()
+                if observation is not None:
+                    await observation.close()
         finally:
             store.close()
     finally:
@@ -89,9 +104,25 @@ async def drive(
             await server.close()
 
 
+class _LastWords(logging.Formatter):
+    """What Python shows of warnings where nobody has set up logging, without credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from smithers.observability.redaction import scrub
+
+        return scrub(super().format(record))
+
+
 class _Drive:
     def __init__(
-        self, workflow: SmithersWorkflow, engine: Engine, out: Output, *, wait: bool, server: RunServer | None, db: str
+        self,
+        workflow: SmithersWorkflow,
+        engine: Engine,
+        out: Output,
+        wait: bool,
+        server: RunServer | None,
+        oversight: Oversight | None,
+        db: str,
     ) -> None:
         self._workflow = workflow
         self._engine = engine
@@ -99,6 +130,7 @@ class _Drive:
         self._out = out
         self._wait = wait or server is not None
         self._server = server
+        self._oversight = oversight
         self._db = db
         self._reporter: Reporter = make_reporter(out)
         self._view = RunView()
@@ -126,6 +158,9 @@ class _Drive:
             if self._server is not None:
                 self._server.start(self._workflow, handle.run_id, self._db, self._engine.settings)
                 self._reporter.say(f"HTTP server listening on {self._server.url}")
+            if self._oversight is not None:
+                self._oversight.start(self._engine, self._is_ours)
+                self._reporter.say(f"supervisor enabled ({self._oversight})")
             pump = asyncio.create_task(self._pump(handle.run_id, first_new))
             result = await self._until_result(handle)
             if result is None:
@@ -145,6 +180,9 @@ class _Drive:
         if self._interrupts and result.status.is_parked:
             return INTERRUPTED
         return EXIT_CODES.get(result.status, 1)
+
+    def _is_ours(self, run_id: str) -> bool:
+        return run_id == self._run_id or run_id in self._engine.drivers
 
     # ── the result ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -233,6 +271,8 @@ class _Drive:
         while run_id:
             successor = ""
             self._run_id, self._cursor = run_id, -1
+            if self._server is not None:
+                self._server.follow(run_id)
             async for row in self._control.follow(run_id, -1):
                 event = wire_object(run_id, row)
                 self._view.apply(event)

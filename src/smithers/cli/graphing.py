@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter
-
 from smithers.cli.arguments import read_object
 from smithers.cli.common import Common, open_control
+from smithers.cli.options import Option
 from smithers.cli.output import Output, printable, shortened
 from smithers.cli.progress import node_name
 from smithers.errors import InvalidInput
@@ -26,10 +25,10 @@ async def graph(
     target: str,
     /,
     *,
-    input: Annotated[str | None, Parameter(["--input", "-i"], allow_leading_hyphen=True)] = None,
+    input: Annotated[str | None, Option("--input", "-i", takes_dashes=True)] = None,
     format: Literal["text", "json", "jsonl", "mermaid"] = "text",
-    db: Annotated[str | None, Parameter(help="The database; else $SMITHERS_DB, else the nearest smithers.db.")] = None,
-    debug: Annotated[bool, Parameter(help="Show the traceback of an unexpected error.", negative=())] = False,
+    db: Annotated[str | None, Option(help="The database; else $SMITHERS_DB, else the nearest smithers.db.")] = None,
+    debug: Annotated[bool, Option(help="Show the traceback of an unexpected error.", is_switch=True)] = False,
 ) -> int:
     """Draw the tree of a workflow, or of a run as far as it has come.
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from smithers.cli.common import Common, open_control
 from smithers.cli.listing import blocked
+from smithers.cli.options import Option
 from smithers.cli.output import Output, duration, moment, printable, shortened, to_text
 from smithers.cli.progress import node_name
 
 if TYPE_CHECKING:
     from smithers.cli.steps import Step
     from smithers.control.control import Control, RunReport
+    from smithers.store.calls import ToolCallRow
     from smithers.store.interface import AttemptRow, NodeRow
 
+MAX_CALLS = 1000
+SHOWN_CALLS = 20
+"""The newest so many calls of tools are listed as text; all that are read (the newest `MAX_CALLS`) otherwise."""
 Tokens = dict[tuple[str, int], tuple[int, int]]
 
 
@@ -23,10 +26,10 @@ async def inspect(
     run: str,
     /,
     *,
-    watch: Annotated[bool, Parameter(["--watch", "-w"], negative=())] = False,
+    watch: Annotated[bool, Option("--watch", "-w", is_switch=True)] = False,
     common: Common | None = None,
 ) -> int:
-    """Show everything about a run: state, steps, approvals, timers, loops, tokens.
+    """Show everything about a run: state, steps, calls of tools, approvals, timers, loops, tokens.
 
     Parameters
     ----------
@@ -58,16 +61,17 @@ async def _show(control: Control, out: Output, run_id: str) -> int | None:
     from smithers.cli.steps import next_steps
 
     report, tokens = await control.inspect(run_id), await control.usage(run_id)
+    calls = await control.tool_calls(run_id, limit=MAX_CALLS)
     steps = await next_steps(control, run_id) if report.run.status != "running" or "unhealthy" in report.state else []
     if out.is_text:
-        _tell(out, report, tokens, steps, control.clock.now_ms())
+        _tell(out, report, tokens, calls, steps, control.clock.now_ms())
     else:
-        out.document(_document(report, tokens, steps))
+        out.document(_document(report, tokens, calls, steps))
     has_ended = report.run.status in ("finished", "failed", "cancelled", "continued")
     return None if has_ended else report.run.next_seq
 
 
-def _document(report: RunReport, tokens: Tokens, steps: list[Step]) -> dict[str, object]:
+def _document(report: RunReport, tokens: Tokens, calls: list[ToolCallRow], steps: list[Step]) -> dict[str, object]:
     from pydantic_core import from_json
 
     from smithers.control import views
@@ -84,12 +88,16 @@ def _document(report: RunReport, tokens: Tokens, steps: list[Step]) -> dict[str,
                 "cached": bool(row.cached),
             }
         )
+    called: dict[tuple[str, int], list[dict[str, object]]] = {}
+    for call in calls:
+        called.setdefault((call.node_id, call.iteration), []).append(views.tool_call_summary(call))
     nodes: list[dict[str, object]] = []
     for node in report.nodes:
         key = (node.node_id, node.iteration)
         used = tokens.get(key)
         usage = {} if used is None else {"tokens": {"input": used[0], "output": used[1]}}
-        nodes.append({**views.node_summary(node), "attempts": attempts.get(key, []), **usage})
+        tools = {"toolCalls": called[key]} if key in called else {}
+        nodes.append({**views.node_summary(node), "attempts": attempts.get(key, []), **tools, **usage})
     return {
         "run": views.run_summary(report.run),
         "state": report.state,
@@ -121,7 +129,9 @@ def _camel(row: dict[str, object]) -> dict[str, object]:
     return {names.get(key, key): value for key, value in row.items()}
 
 
-def _tell(out: Output, report: RunReport, tokens: Tokens, steps: list[Step], now: int) -> None:
+def _tell(
+    out: Output, report: RunReport, tokens: Tokens, calls: list[ToolCallRow], steps: list[Step], now: int
+) -> None:
     run = report.run
     derived = str(report.state["state"])
     also = f" ({derived})" if derived not in (run.status, "succeeded") else ""
@@ -150,6 +160,7 @@ def _tell(out: Output, report: RunReport, tokens: Tokens, steps: list[Step], now
 
         out.line(f"  {out.style('error', 'red')}     {printable(error_line(from_json(run.error_json)))}")
     _tell_steps(out, report, tokens, now)
+    _tell_calls(out, calls, now)
     _tell_waits(out, report, now)
     if steps:
         from smithers.cli.driving import step_lines
@@ -182,6 +193,28 @@ def _tell_steps(out: Output, report: RunReport, tokens: Tokens, now: int) -> Non
     if rows:
         out.line()
         out.table(("STEP", "STATE", "ATTEMPTS", "TOOK", "TOKENS", "ERROR"), rows, indent="  ")
+
+
+def _tell_calls(out: Output, calls: list[ToolCallRow], now: int) -> None:
+    rows: list[tuple[str, ...]] = []
+    for call in calls[-SHOWN_CALLS:]:
+        is_over = call.finished_at_ms is not None or call.status == "unknown"
+        ended = (call.finished_at_ms or call.started_at_ms) if is_over else now
+        rows.append(
+            (
+                printable(node_name(call.node_id, call.iteration)),
+                printable(call.tool_name),
+                call.status,
+                "" if call.status == "unknown" else duration(ended - call.started_at_ms),
+                str(call.attempt),
+                shortened(call.input_json or "", 60),
+            )
+        )
+    if rows:
+        out.line()
+        out.table(("STEP", "TOOL", "STATUS", "TOOK", "ATTEMPT", "INPUT"), rows, indent="  ")
+    if len(calls) > SHOWN_CALLS:
+        out.line(f"  the newest {SHOWN_CALLS} calls of tools; all with --format json")
 
 
 def _place(node: NodeRow, attempts: dict[tuple[str, int], list[AttemptRow]]) -> tuple[float, float]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from smithers.cli.arguments import as_object, positive
 from smithers.cli.common import Common, open_control
+from smithers.cli.options import Option
 from smithers.cli.output import Output, duration, moment, printable, shortened
 
 if TYPE_CHECKING:
@@ -20,10 +19,10 @@ NO_LIMIT = 100_000
 
 async def ps(
     *,
-    status: Annotated[list[str] | None, Parameter(["--status", "-s"], negative=())] = None,
-    limit: Annotated[int, Parameter(["--limit", "-l"])] = 20,
-    all: Annotated[bool, Parameter(["--all", "-a"], negative=())] = False,
-    watch: Annotated[bool, Parameter(["--watch", "-w"], negative=())] = False,
+    status: Annotated[list[str] | None, Option("--status", "-s", is_switch=True)] = None,
+    limit: Annotated[int, Option("--limit", "-l")] = 20,
+    all: Annotated[bool, Option("--all", "-a", is_switch=True)] = False,
+    watch: Annotated[bool, Option("--watch", "-w", is_switch=True)] = False,
     common: Common | None = None,
 ) -> int:
     """List runs, newest first.

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from smithers.cli.arguments import positive, read_duration
 from smithers.cli.common import Common, open_control
+from smithers.cli.options import Option
 from smithers.cli.output import Output, clock_time, printable
 from smithers.cli.progress import Wire, words
 
@@ -24,9 +23,9 @@ async def logs(
     run: str,
     /,
     *,
-    follow: Annotated[bool, Parameter(["--follow", "-f"])] = False,
+    follow: Annotated[bool, Option("--follow", "-f")] = False,
     from_seq: int | None = None,
-    lines: Annotated[int, Parameter(["--lines", "-n"])] = 50,
+    lines: Annotated[int, Option("--lines", "-n")] = 50,
     common: Common | None = None,
 ) -> int:
     """Show what happened in a run, one line an event.
@@ -105,11 +104,11 @@ async def events(
     run: str,
     /,
     *,
-    node: Annotated[str | None, Parameter(["--node", "-n"])] = None,
-    type: Annotated[str | None, Parameter(["--type", "-t"])] = None,
-    since: Annotated[str | None, Parameter(["--since", "-s"])] = None,
-    limit: Annotated[int, Parameter(["--limit", "-l"])] = 1000,
-    watch: Annotated[bool, Parameter(["--watch", "-w"], negative=())] = False,
+    node: Annotated[str | None, Option("--node", "-n")] = None,
+    type: Annotated[str | None, Option("--type", "-t")] = None,
+    since: Annotated[str | None, Option("--since", "-s")] = None,
+    limit: Annotated[int, Option("--limit", "-l")] = 1000,
+    watch: Annotated[bool, Option("--watch", "-w", is_switch=True)] = False,
     common: Common | None = None,
 ) -> int:
     """Show the events of a run in full, oldest first.

@@ -6,10 +6,11 @@ Words for a single event are here too, so that `up`, `logs` and `supervise` tell
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from smithers.cli.arguments import as_object
 from smithers.cli.output import duration, shortened
+from smithers.records import dataclass
 
 Wire = Mapping[str, object]
 
@@ -162,6 +163,8 @@ _WORDS = {
     "NodeWaitingEvent": "waits for",
     "NodeWaitingTimer": "waits",
     "NodeWaitingQuota": "waits for its provider's quota",
+    "ToolCallStarted": "calls",
+    "ToolCallFinished": "called",
     "ApprovalGranted": "approved",
     "ApprovalAutoApproved": "approved by itself",
     "ApprovalDenied": "denied",
@@ -195,11 +198,15 @@ def words(event: Wire) -> str | None:
             extra = str(event.get("signalName"))
         case "WorkflowPatchRecorded":
             extra = str(event.get("patchId"))
+        case "ToolCallStarted":
+            extra = str(event.get("toolName"))
+        case "ToolCallFinished":
+            extra = f"{event.get('toolName')}: {event.get('status')}"
         case "RunFinished" if _int(event.get("failedChildren")):
             extra = f"{event.get('failedChildren')} tolerated failures"
         case _:
             pass
-    joint = " " if told.endswith((":", "as", "for", "waits")) else ": "
+    joint = " " if told.endswith((":", "as", "for", "waits", "calls", "called")) else ": "
     return shortened(f"{name} {told}".strip() + (f"{joint}{extra}" if extra else ""), 500)
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from smithers.cli.arguments import read_duration
 from smithers.cli.common import Common, open_control
+from smithers.cli.options import Option
 from smithers.cli.output import printable
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 DONE = 2
 """Exit code of a cancelled run, and of one that was asked to pause."""
 
-Patience = Annotated[str, Parameter(help="How long to wait for the run's owner; it happens later as well.")]
+Patience = Annotated[str, Option(help="How long to wait for the run's owner; it happens later as well.")]
 
 
 async def cancel(run: str, /, *, patience: Patience = "2s", common: Common | None = None) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from smithers.cli.arguments import positive, read_object
 from smithers.cli.common import Common, find_database, open_control
+from smithers.cli.options import Option
+from smithers.cli.overseeing import Supervision
 from smithers.cli.serving import Serving
 from smithers.errors import InvalidInput, RunNotResumable
+from smithers.records import dataclass
 
 if TYPE_CHECKING:
     from smithers.cli.driving import Start
@@ -18,26 +19,28 @@ if TYPE_CHECKING:
     from smithers.control.control import Control
     from smithers.engine.engine import Engine, RunHandle
 
-Switch = Parameter(negative=())
+Switch = Option(is_switch=True)
 
 
 async def up(
     workflow: Path,
     /,
     *,
-    input: Annotated[str | None, Parameter(["--input", "-i"], allow_leading_hyphen=True)] = None,
-    prompt: Annotated[str | None, Parameter(["--prompt", "-p"], allow_leading_hyphen=True)] = None,
-    run_id: Annotated[str | None, Parameter(["--run-id", "-r"])] = None,
+    input: Annotated[str | None, Option("--input", "-i", takes_dashes=True)] = None,
+    prompt: Annotated[str | None, Option("--prompt", "-p", takes_dashes=True)] = None,
+    run_id: Annotated[str | None, Option("--run-id", "-r")] = None,
     resume: str | None = None,
     force: Annotated[bool, Switch] = False,
     accept_workflow_change: Annotated[bool, Switch] = False,
-    max_concurrency: Annotated[int | None, Parameter(["--max-concurrency", "-c"])] = None,
+    max_concurrency: Annotated[int | None, Option("--max-concurrency", "-c")] = None,
     root: Path | None = None,
-    annotations: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    annotations: Annotated[str | None, Option(takes_dashes=True)] = None,
     allow_network: Annotated[bool, Switch] = False,
+    sandbox: Literal["required", "off"] = "required",
     wait: bool = False,
-    detach: Annotated[bool, Parameter(["--detach", "-d"], negative=())] = False,
+    detach: Annotated[bool, Option("--detach", "-d", is_switch=True)] = False,
     serving: Serving | None = None,
+    supervision: Supervision | None = None,
     common: Common | None = None,
 ) -> int:
     """Run a workflow until it ends or can only wait.
@@ -66,73 +69,130 @@ async def up(
         A flat JSON object to store with the run.
     allow_network
         Let the commands of this run's tools reach other machines.
+    sandbox
+        "off" runs these commands without isolation: for a container or machine that holds nothing else.
     wait
         Stay while the run waits, and go on when what it waits for arrives.
     detach
         Run in the background; returns once the run is stored.
     """
-    common = common or Common()
-    serving = serving or Serving()
+    common, serving, supervision = common or Common(), serving or Serving(), supervision or Supervision()
     positive(max_concurrency, "--max-concurrency")
     given = None if input is None else read_object(input, "--input")
-    if prompt is not None:
-        given = {**(given or {}), "prompt": prompt}
-    notes = None if annotations is None else read_object(annotations, "--annotations")
-    resumed = _resumed_id(resume, run_id)
-    if resumed is None and (force or accept_workflow_change):
-        raise InvalidInput(f"{'--force' if force else '--accept-workflow-change'}: belongs to --resume")
-    if detach and serving.serve:
-        raise InvalidInput("--serve: not together with --detach")
+    asked = _Asked(
+        workflow=workflow,
+        input=given if prompt is None else {**(given or {}), "prompt": prompt},
+        annotations=None if annotations is None else read_object(annotations, "--annotations"),
+        run_id=run_id,
+        resumed=_resumed_id(resume, run_id),
+        force=force,
+        accept_workflow_change=accept_workflow_change,
+        max_concurrency=max_concurrency,
+        root=root,
+        allow_network=allow_network,
+        sandbox=sandbox,
+        wait=wait,
+    )
+    asked.check()
+    supervision.check(has_place=detach or serving.serve)
+    serving.check(common.settings)
+    return await (_detach if detach else _drive)(asked, serving, supervision, common)
 
-    flags = [
-        *(["--force"] if force else []),
-        *(["--accept-workflow-change"] if accept_workflow_change else []),
-        *(["--allow-network"] if allow_network else []),
-        *(["--wait"] if wait else []),
-    ]
 
+@dataclass(frozen=True)
+class _Asked:
+    """What `up` was asked to run, and how."""
+
+    workflow: Path
+    input: dict[str, object] | None
+    annotations: dict[str, object] | None
+    run_id: str | None
+    resumed: str | None
+    force: bool
+    accept_workflow_change: bool
+    max_concurrency: int | None
+    root: Path | None
+    allow_network: bool
+    sandbox: Literal["required", "off"]
+    wait: bool
+
+    def check(self) -> None:
+        """Raises `InvalidInput`: options do not go together."""
+        if self.resumed is None and (self.force or self.accept_workflow_change):
+            raise InvalidInput(f"{'--force' if self.force else '--accept-workflow-change'}: belongs to --resume")
+
+    def flags(self) -> list[str]:
+        """What of it are switches."""
+        return [
+            *(["--force"] if self.force else []),
+            *(["--accept-workflow-change"] if self.accept_workflow_change else []),
+            *(["--allow-network"] if self.allow_network else []),
+            *(["--sandbox", self.sandbox] if self.sandbox != "required" else []),
+            *(["--wait"] if self.wait else []),
+        ]
+
+
+async def _drive(asked: _Asked, serving: Serving, supervision: Supervision, common: Common) -> int:
+    """Run it here."""
     from smithers.engine.loading import load_workflow
 
-    loaded = load_workflow(workflow)
-    db = common.settings.db or loaded.db
-    if detach:
-        from smithers.cli.detaching import Background, detach_run
-
-        background = Background(workflow, db, run_id, resumed, given, notes, max_concurrency, root, flags)
-        return await detach_run(loaded, background, common)
+    loaded = load_workflow(asked.workflow)
+    root_dir = None if asked.root is None else _absolute(asked.root)
+    if asked.resumed is None:
+        start = _launching(loaded, asked, root_dir)
+    else:
+        force, accept = asked.force, asked.accept_workflow_change
+        start = _resuming(loaded, asked.resumed, asked.input, force, accept, root_dir, asked.max_concurrency)
 
     from smithers.cli.driving import drive
 
-    root_dir = None if root is None else _absolute(root)
-    if resumed is None:
-        start = _launching(loaded, _absolute(workflow), given, run_id, notes, root_dir, max_concurrency, allow_network)
-    else:
-        start = _resuming(loaded, resumed, given, force, accept_workflow_change, root_dir, max_concurrency)
-    server = serving.listen(common.settings)
-    return await drive(loaded, start, db=db, settings=common.settings, out=common.output, wait=wait, server=server)
+    settings, out = common.settings, common.output
+    oversight = None
+    if supervision.supervise:
+        from smithers.cli.overseeing import Oversight
+
+        oversight = Oversight(supervision, settings, out)
+    server, db = serving.listen(settings), settings.db or loaded.db
+    return await drive(
+        loaded, start, db=db, settings=settings, out=out, wait=asked.wait, server=server, oversight=oversight
+    )
 
 
-def _launching(
-    workflow: SmithersWorkflow,
-    path: str,
-    input: dict[str, object] | None,
-    run_id: str | None,
-    annotations: dict[str, object] | None,
-    root_dir: str | None,
-    max_concurrency: int | None,
-    allow_network: bool,
-) -> Start:
+async def _detach(asked: _Asked, serving: Serving, supervision: Supervision, common: Common) -> int:
+    """Run it in a process of its own."""
+    from smithers.cli.detaching import Background, detach_run
+    from smithers.engine.loading import load_workflow
+
+    loaded = load_workflow(asked.workflow)
+    background = Background(
+        workflow=asked.workflow,
+        db=common.settings.db or loaded.db,
+        run_id=asked.run_id,
+        resumed=asked.resumed,
+        input=asked.input,
+        annotations=asked.annotations,
+        max_concurrency=asked.max_concurrency,
+        root=asked.root,
+        flags=[*asked.flags(), *serving.flags(), *(supervision.flags() if serving.serve else [])],
+        token=serving.token(common.settings) if serving.serve else None,
+        supervisor=supervision.command() if supervision.supervise and not serving.serve else None,
+    )
+    return await detach_run(loaded, background, common)
+
+
+def _launching(workflow: SmithersWorkflow, asked: _Asked, root_dir: str | None) -> Start:
     async def start(engine: Engine, control: Control) -> tuple[RunHandle, int]:
         del control
         handle = await engine.launch(
             workflow,
-            input,
-            run_id=run_id,
-            annotations=annotations,
+            asked.input,
+            run_id=asked.run_id,
+            annotations=asked.annotations,
             root_dir=root_dir,
-            max_concurrency=max_concurrency,
-            workflow_path=path,
-            allow_network=allow_network,
+            max_concurrency=asked.max_concurrency,
+            workflow_path=_absolute(asked.workflow),
+            allow_network=asked.allow_network,
+            sandbox=asked.sandbox,
         )
         return handle, 0
 
@@ -187,7 +247,7 @@ async def resume(
     *,
     force: Annotated[bool, Switch] = False,
     accept_workflow_change: Annotated[bool, Switch] = False,
-    max_concurrency: Annotated[int | None, Parameter(["--max-concurrency", "-c"])] = None,
+    max_concurrency: Annotated[int | None, Option("--max-concurrency", "-c")] = None,
     wait: bool = False,
     common: Common | None = None,
 ) -> int:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import Parameter
-
 from smithers.cli.common import Common
+from smithers.cli.options import Option
 from smithers.cli.output import printable
 from smithers.errors import InvalidInput, StorageError
 
@@ -33,7 +32,7 @@ def init(
     folder: Path = Path(),
     /,
     *,
-    force: Annotated[bool, Parameter(negative=())] = False,
+    force: Annotated[bool, Option(is_switch=True)] = False,
     common: Common | None = None,
 ) -> int:
     """Write a starter project that runs offline.

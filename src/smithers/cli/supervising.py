@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
 from smithers.cli.arguments import positive, read_duration
 from smithers.cli.common import Common, find_database
+from smithers.cli.options import Option
 from smithers.cli.output import Output, clock_time, printable, shortened
 from smithers.errors import InvalidInput
 
@@ -33,11 +32,12 @@ STOP_PATIENCE_S = 8.0
 
 async def supervise(
     *,
-    run: Annotated[list[str] | None, Parameter(["--run", "-r"], negative=())] = None,
-    all: Annotated[bool, Parameter(["--all", "-a"], negative=())] = False,
-    interval: Annotated[str, Parameter(["--interval", "-i"])] = "10s",
-    stale_threshold: Annotated[str | None, Parameter(["--stale-threshold", "-t"])] = None,
-    max_concurrent: Annotated[int, Parameter(["--max-concurrent", "-c"])] = 3,
+    run: Annotated[list[str] | None, Option("--run", "-r", is_switch=True)] = None,
+    all: Annotated[bool, Option("--all", "-a", is_switch=True)] = False,
+    interval: Annotated[str, Option("--interval", "-i")] = "10s",
+    stale_threshold: Annotated[str | None, Option("--stale-threshold", "-t")] = None,
+    max_concurrent: Annotated[int, Option("--max-concurrent", "-c")] = 3,
+    dry_run: Annotated[bool, Option("--dry-run", "-n", is_switch=True)] = False,
     common: Common | None = None,
 ) -> int:
     """Go on with runs when what they wait for arrives, or when their process has died. Stays until Ctrl-C.
@@ -54,6 +54,8 @@ async def supervise(
         Silence after which a process counts as dead; 30s by default.
     max_concurrent
         At most so many runs at once.
+    dry_run
+        Only tell of runs that could go on.
     """
     common = common or Common()
     if all == bool(run):
@@ -78,13 +80,23 @@ async def supervise(
         engine = Engine(store, settings)
         host = Host(
             engine,
-            _Workflows().of,
+            Workflows().of,
             run_ids=frozenset(run) if run else None,
             max_concurrent=max_concurrent,
             interval_s=interval_s,
-            on_report=_Teller(common.output).tell,
+            is_dry=dry_run,
+            on_report=Teller(common.output).tell,
         )
-        return await _serve(host.run, engine, common.output)
+        observation = None
+        if settings.is_observed:
+            from smithers.observability.telemetry import observe
+
+            observation = observe(settings, store, engine.hub)
+        try:
+            return await _serve(host.run, engine, common.output)
+        finally:
+            if observation is not None:
+                await observation.close()
     finally:
         store.close()
 
@@ -114,7 +126,7 @@ async def _serve(serve: Serve, engine: Engine, out: Output) -> int:
     return code
 
 
-class _Workflows:
+class Workflows:
     """Workflows by file, loaded again when the file has changed."""
 
     def __init__(self) -> None:
@@ -134,11 +146,13 @@ class _Workflows:
         return found[1]
 
 
-class _Teller:
+class Teller:
     """Tells of what a host does; of a run that cannot be resumed only when the reason is a new one."""
 
-    def __init__(self, out: Output) -> None:
+    def __init__(self, out: Output, *, is_beside: bool = False) -> None:
         self._out = out
+        self._is_beside = is_beside
+        """Whether this is not what the command is about: then it goes to stderr, and runs that others have are no news."""
         self._told: dict[str, str] = {}
 
     def tell(self, report: HostReport) -> None:
@@ -147,11 +161,16 @@ class _Teller:
             self._told.pop(run_id, None)
             self._say(run_id, "resumed", "")
         for run_id, why in report.skipped.items():
+            if self._is_beside and why == "missing-workflow":
+                continue
             if self._told.get(run_id) != why:
                 self._told[run_id] = why
                 self._say(run_id, "skipped", why)
 
     def _say(self, run_id: str, what: str, why: str) -> None:
+        if self._is_beside:
+            self._out.note(f"supervisor: {what} {run_id}" + (f": {shortened(why, 400)}" if why else ""))
+            return
         now = int(time.time() * 1000)
         if self._out.is_text:
             text = f"{what} {run_id}" + (f": {why}" if why else "")

@@ -11,7 +11,6 @@ import json
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Generic, TypeVar, cast, overload
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +21,7 @@ from smithers.components.rundata import OutputRow, ReadKey, RunData, SignalRow
 from smithers.components.scope import LoopState, logical_id, suffix_of
 from smithers.components.waits import correlation
 from smithers.errors import ContextOutsideWorkflow, MissingOutput
+from smithers.records import dataclass
 
 M = TypeVar("M", bound=BaseModel)
 I_co = TypeVar("I_co", covariant=True)

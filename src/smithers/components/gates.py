@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, Literal, Self, cast
 
@@ -21,6 +20,7 @@ from smithers.components.element import Children, Element, flatten, sole
 from smithers.components.outputs import OutputLike
 from smithers.components.task import Leaf
 from smithers.errors import ApprovalOptionsRequired, InvalidElement, TaskEmptyPrompt
+from smithers.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

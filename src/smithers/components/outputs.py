@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Generic, Never, TypeAlias, TypeGuard, TypeVar, cast
 
 from pydantic import BaseModel
 
 from smithers.components.checks import is_mapping, shown
 from smithers.errors import InvalidElement, UnknownOutputSchema
+from smithers.records import dataclass
 
 M_co = TypeVar("M_co", bound=BaseModel, covariant=True)
 

@@ -7,12 +7,13 @@ same small tuples (`ReadKey`), so that deciding whether to render again is one s
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
 from pydantic import BaseModel
 
 from smithers.components.scope import Key, LoopState, logical_id, loops_of_suffix
+from smithers.records import dataclass
 
 ReadKey: TypeAlias = tuple[str, ...]
 """("table", output key) | ("node", logical id) | ("loops",) | ("signals", name) | ("region", id)"""

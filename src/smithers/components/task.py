@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
 from types import FunctionType
 from typing import ClassVar, Literal, Self, cast
 
@@ -24,6 +23,7 @@ from smithers.components.checks import (
 from smithers.components.element import Children, Element, ElementType, sole
 from smithers.components.outputs import OutputLike
 from smithers.errors import AuthoringError, InvalidElement, TaskIdRequired, TaskMissingOutput
+from smithers.records import dataclass
 
 MAX_BACKOFF_MS = 300_000
 """Longest delay between two attempts, in milliseconds."""

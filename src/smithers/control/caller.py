@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from smithers.errors import Forbidden
 from smithers.jsons import list_of
+from smithers.records import dataclass
 from smithers.store.interface import ApprovalRow
 
 

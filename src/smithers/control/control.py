@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from pydantic_core import from_json, to_json
 
@@ -18,8 +17,10 @@ from smithers.engine.clock import Clock, SystemClock
 from smithers.engine.hub import Hub, follow
 from smithers.errors import InvalidInput, NodeNotFound
 from smithers.events import EventRow
+from smithers.records import dataclass
+from smithers.store.calls import ToolCallRow
 from smithers.store.interface import ApprovalRow, AttemptRow, HumanRow, NodeRow, RunRow, StoredSignal
-from smithers.store.sqlite import reads
+from smithers.store.sqlite import calls, reads
 from smithers.store.sqlite.store import SqliteStore
 
 MAX_SIGNAL_BYTES = 1_048_576
@@ -306,6 +307,34 @@ class Control:
         def query(c: reads.Connection) -> list[EventRow]:
             reads.run(c, run_id)
             return reads.events(c, run_id, after, limit, node_id=node_id)
+
+        return await self.store.aread(query)
+
+    async def tool_calls(
+        self,
+        run_id: str,
+        node_id: str | None = None,
+        *,
+        iteration: int | None = None,
+        attempt: int | None = None,
+        limit: int = 1000,
+    ) -> list[ToolCallRow]:
+        """Calls of tools in a run, or in a node, an iteration or an attempt of it, in the order in which they began; the
+        newest `limit`. One whose attempt is over before it ended has the status `unknown`. Raises `RunNotFound`."""
+
+        def query(c: reads.Connection) -> list[ToolCallRow]:
+            is_live = reads.run(c, run_id).status == "running"
+            found = calls.tool_calls(c, run_id, node_id, iteration, attempt, limit)
+            if not any(call.status == "started" for call in found):
+                return found
+            attempts = reads.attempts(c, run_id, node_id)
+            at_work = {(a.node_id, a.iteration, a.attempt) for a in attempts if a.finished_at_ms is None}
+            return [
+                call._replace(status="unknown")
+                if call.status == "started" and not (is_live and call[1:4] in at_work)
+                else call
+                for call in found
+            ]
 
         return await self.store.aread(query)
 

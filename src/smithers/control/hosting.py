@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from smithers.components.workflow import SmithersWorkflow
@@ -36,8 +38,11 @@ from smithers.errors import (
 from smithers.settings import Settings
 from smithers.store import open_store
 from smithers.store.interface import RunRow
-from smithers.store.sqlite import mirror, reads
+from smithers.store.sqlite import mirror, pages, reads
 from smithers.store.sqlite.store import SqliteStore
+
+if TYPE_CHECKING:
+    from smithers.tools.context import SandboxMode
 
 log = logging.getLogger(__name__)
 MAX_REMEMBERED = 10_000
@@ -57,9 +62,10 @@ class Place:
     hosting: asyncio.Task[None] | None = None
 
     def stream(self, run_id: str, after: int) -> RunStream:
-        """Read a run's log on from an event number. Raises `RunNotFound`."""
-        self.store.read(lambda c: reads.run(c, run_id))
-        return RunStream(self.hub, self.store, run_id, after)
+        """Read a run's log on from an event number; to be closed. Raises `RunNotFound`."""
+        stream = RunStream(self.hub, self.store, run_id, after)
+        stream.look_ahead()
+        return stream
 
 
 class Hosting:
@@ -71,6 +77,9 @@ class Hosting:
         db: the server's own database, if it has one.
         on_open: told of each database before anything happens in it.
         allow_network: whether tools of the runs that are started here may reach other machines.
+        sandbox: `"off"` runs the commands of these tools without isolation.
+        workflow_of: finds the workflow that a stored run is gone on with, or None to leave the run alone; by default it is
+            loaded from the file that the run was started from.
     """
 
     def __init__(
@@ -82,14 +91,20 @@ class Hosting:
         clock: Clock | None = None,
         on_open: Callable[[Place], None] | None = None,
         allow_network: bool = False,
+        sandbox: SandboxMode = "required",
+        workflow_of: Callable[[Place, RunRow], Awaitable[SmithersWorkflow | None]] | None = None,
     ) -> None:
         self.files = files
+        self._find_workflow = workflow_of
         self._allow_network = allow_network
+        self._sandbox: SandboxMode = sandbox
         self.clock: Clock = clock or SystemClock()
         self._settings = settings
         self._on_open = on_open
         self._db = None if db is None else place_name(db)
         self._places: dict[str, Place] = {}
+        self._names: dict[str, str] = {}
+        """Names of databases by how workflows spell them."""
         self._opening = asyncio.Lock()
         self._homes: dict[str, Place] = {}
         self._busy: set[str] = set()
@@ -138,9 +153,19 @@ class Hosting:
         """All open databases."""
         return list(self._places.values())
 
+    def gauges(self) -> dict[str, float]:
+        """What is going on now in all open databases, by the metrics' names; from any thread."""
+        found: dict[str, float] = {}
+        for place in self.places:
+            for name, value in place.store.read(pages.gauges).items():
+                found[name] = found.get(name, 0) + value
+        return found
+
     async def place(self, db: str, *, create: bool = True) -> Place:
         """The database of this name, opened if need be. Raises `StorageError`."""
-        name = place_name(db)
+        name = self._names.get(db)
+        if name is None:
+            name = self._names[db] = place_name(db)
         found = self._places.get(name)
         if found is None:
             async with self._opening:
@@ -174,12 +199,14 @@ class Hosting:
     async def _host(self, place: Place) -> None:
         while not self._stop.is_set():
             try:
-                await Host(place.engine, self._workflow_of).run(self._stop)
+                await Host(place.engine, partial(self._workflow_of, place)).run(self._stop)
             except SmithersError as error:
                 log.warning("hosting stopped for a while", extra={"code": error.error_code})
                 await asyncio.sleep(HOST_RETRY_S)
 
-    async def _workflow_of(self, row: RunRow) -> SmithersWorkflow:
+    async def _workflow_of(self, place: Place, row: RunRow) -> SmithersWorkflow | None:
+        if self._find_workflow is not None:
+            return await self._find_workflow(place, row)
         if row.workflow_path is None:
             raise RunNotResumable(f"run {row.run_id!r} was started from a workflow that is in no file")
         workflow, _ = await self.files.load(self.files.stored(row.workflow_path))
@@ -219,6 +246,7 @@ class Hosting:
                 max_concurrency=max_concurrency,
                 workflow_path=str(file),
                 allow_network=self._allow_network,
+                sandbox=self._sandbox,
             )
         self._remember(run_id, place)
         return run_id

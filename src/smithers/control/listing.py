@@ -8,10 +8,10 @@ from pydantic_core import from_json
 
 from smithers.control import views
 from smithers.control.control import Control
-from smithers.graph.delta import decode_frame
+from smithers.graph.frames import decode_frame
 from smithers.graph.tree import TreeNode, canonical
 from smithers.jsons import object_of, text_of
-from smithers.store.interface import RunRow
+from smithers.store.interface import FrameRow, RunRow
 from smithers.store.sqlite import pages, reads
 
 
@@ -157,20 +157,36 @@ async def frame_list(
         tree = decode_frame(row.encoding, row.tree, tree)
         if index < len(rows) - wanted:
             continue
-        out.append(
-            {
-                "runId": run_id,
-                "frameNo": row.frame_no,
-                "createdAtMs": row.created_at_ms,
-                "xmlJson": canonical(tree),
-                "xmlHash": row.tree_hash,
-                "encoding": row.encoding,
-                "mountedTaskIdsJson": None,
-                "taskIndexJson": None,
-                "note": None,
-            }
-        )
+        out.append(_frame(run_id, row, tree))
     return out[::-1]
+
+
+async def frame(control: Control, run_id: str, frame_no: int | None = None) -> dict[str, object] | None:
+    """One frame, the newest by default, as it is sent; None if there is none of this number. Raises `RunNotFound`."""
+
+    def query(c: reads.Connection) -> list[FrameRow]:
+        reads.run(c, run_id)
+        return pages.frame_rows(c, run_id, frame_no)
+
+    rows = await control.store.aread(query)
+    tree: TreeNode | None = None
+    for row in rows:
+        tree = decode_frame(row.encoding, row.tree, tree)
+    return _frame(run_id, rows[-1], tree) if rows else None
+
+
+def _frame(run_id: str, row: FrameRow, tree: TreeNode | None) -> dict[str, object]:
+    return {
+        "runId": run_id,
+        "frameNo": row.frame_no,
+        "createdAtMs": row.created_at_ms,
+        "xmlJson": canonical(tree),
+        "xmlHash": row.tree_hash,
+        "encoding": row.encoding,
+        "mountedTaskIdsJson": None,
+        "taskIndexJson": None,
+        "note": None,
+    }
 
 
 async def gauges(control: Control) -> dict[str, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from smithers.control.caller import Caller
@@ -72,20 +74,41 @@ async def decide_node(
     iteration: int = 0,
     note: str | None = None,
     decided_by: str | None = None,
+    decision: Mapping[str, object] | None = None,
+    answer: tuple[object] | None = None,
 ) -> None:
-    """Decide an approval for a door without scopes of its own; durable on return.
+    """Decide an approval, or answer a human task, for a door without scopes of its own; durable on return.
+
+    Args:
+        decision: what was chosen, for approvals that offer a choice.
+        answer: a human task's answer, in a tuple, as `None` is one.
 
     Raises:
         RunNotFound.
-        InvalidRequest: the run has no such node.
+        InvalidRequest: the run has no such node, or its human task is not given an answer.
+        InvalidInput: the choice or the answer does not fit; names the field.
         StateConflict: the node does not wait for a decision (yet, or any more).
     """
     caller = Caller(user=decided_by, scopes=("*",))
     try:
-        await control.decide(run_id, node_id, iteration, approved=approved, caller=caller, note=note)
+        await control.decide(run_id, node_id, iteration, approved=approved, caller=caller, note=note, decision=decision)
     except (NodeNotFound, AlreadyDecided, RunNotActive) as error:
-        nodes = await control.store.aread(lambda c: reads.nodes(c, run_id))
         details = {"runId": run_id, "nodeId": node_id, "iteration": iteration}
+        if isinstance(error, NodeNotFound) and await _asks(control, run_id, node_id, iteration):
+            if not approved:
+                raise StateConflict(f"Node {node_id} asks a question, which is not denied.", details) from error
+            if answer is None:
+                raise InvalidRequest(f"Node {node_id} asks a question: give the answer as value", details) from error
+            with suppress(NodeNotFound, AlreadyDecided, RunNotActive):  # somebody else was faster
+                await control.answer(run_id, node_id, answer[0], caller=caller, iteration=iteration)
+                return
+        nodes = await control.store.aread(lambda c: reads.nodes(c, run_id))
         if not any(n.node_id == node_id and n.iteration == iteration for n in nodes):
             raise InvalidRequest(f"the run has no node {node_id!r} (iteration {iteration})", details) from error
         raise StateConflict(f"Node {node_id} is not waiting for approval.", details) from error
+
+
+async def _asks(control: Control, run_id: str, node_id: str, iteration: int) -> bool:
+    """Whether a human task waits for its answer."""
+    found = await control.store.aread(lambda c: reads.human_requests(c, run_id))
+    return any(row.node_id == node_id and row.iteration == iteration for row in found)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from smithers.engine.hub import Hub
 from smithers.errors import SmithersError
-from smithers.events import EventRow
-from smithers.store.interface import Step
+from smithers.events import TERMINAL_TYPES, EventRow
 from smithers.store.sqlite import pages, reads
 
 if TYPE_CHECKING:
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
 BATCH = 200
 TERMINAL = ("finished", "failed", "cancelled", "continued")
-
-OnStep = Callable[[str, Step, int], None]
 
 
 class StreamHub(Hub):
@@ -32,22 +29,6 @@ class StreamHub(Hub):
         self._is_stale = False
         self._checking: asyncio.Task[None] | None = None
         self._unwatch: Callable[[], None] | None = None
-        self.on_step: list[OnStep] = []
-        """Told of each step that is committed in this process."""
-        self.on_touch: list[Callable[[str], None]] = []
-        """Told of a run that was written to in this process otherwise."""
-
-    def publish(self, run_id: str, step: Step, first_seq: int) -> None:
-        """A step was committed."""
-        super().publish(run_id, step, first_seq)
-        for tell in self.on_step:
-            tell(run_id, step, first_seq)
-
-    def touch(self, run_id: str) -> None:
-        """A door has written to a run."""
-        self.wake(run_id)
-        for tell in self.on_touch:
-            tell(run_id)
 
     def wake_all(self) -> None:
         """Any log may have grown; look which."""
@@ -109,12 +90,26 @@ class RunStream:
         self.run_id = run_id
         self._store = store
         self._subscription, self._end = hub.subscribe(run_id, after)
+        self._is_known_live = False
+        """Whether the run had not ended at the cursor."""
+        self._ahead: Batch | None = None
+
+    def look_ahead(self) -> None:
+        """Read the first batch now, for the next `read` to give. Raises `RunNotFound`, and has ended then."""
+        try:
+            self._ahead = self.read()
+        except BaseException:
+            self.close()
+            raise
 
     def read(self) -> Batch:
-        """What there is after the cursor, up to a batch; moves the cursor.
+        """What there is after the cursor, up to a batch; moves the cursor. Raises `RunNotFound` at the first one.
 
         Reads on the spot: a page of a log takes less time than a thread would need to get its turn.
         """
+        if self._ahead is not None:
+            batch, self._ahead = self._ahead, None
+            return batch
         subscription = self._subscription
         subscription.more.clear()
 
@@ -122,23 +117,28 @@ class RunStream:
             rows = reads.events(c, self.run_id, subscription.cursor, BATCH)
             if len(rows) == BATCH:
                 return Batch(rows, True, False)
-            run = reads.run(c, self.run_id)
-            return Batch(rows, False, run.status in TERMINAL)
+            if rows and self._is_known_live and not any(row.type in TERMINAL_TYPES for row in rows):
+                return Batch(rows, False, False)
+            return Batch(rows, False, reads.run(c, self.run_id).status in TERMINAL)
 
         batch = self._store.read(query)
+        self._is_known_live = not batch.has_more and not batch.is_over
         if batch.rows:
             subscription.cursor = batch.rows[-1].seq
         return batch
 
     async def wait(self, seconds: float, *, again: bool = False) -> None:
         """Until there may be more, at most so long; with `again`, more than at the moment."""
+        more = self._subscription.more
         if again:
-            self._subscription.more.clear()
-        if self._subscription.more.is_set():
+            more.clear()
+        if more.is_set():
             return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(max(seconds, 0.0)):
-                await self._subscription.more.wait()
+        alarm = asyncio.get_running_loop().call_later(max(seconds, 0.0), more.set)
+        try:
+            await more.wait()
+        finally:
+            alarm.cancel()
 
     def wake(self) -> None:
         """End a `wait`."""

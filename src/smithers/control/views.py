@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pydantic_core import from_json
 
 from smithers.engine.leases import LEASE_MS, is_mirror, is_owner_dead
+from smithers.store.calls import ToolCallRow
 from smithers.store.interface import ApprovalRow, NodeRow, RunRow, TimerRow
 
 TIMER_GRACE_MS = 30_000
@@ -114,6 +115,25 @@ def node_summary(node: NodeRow) -> dict[str, object]:
         "updatedAtMs": node.updated_at_ms,
         "outputTable": node.output_table,
         "label": node.label,
+    }
+
+
+def tool_call_summary(call: ToolCallRow) -> dict[str, object]:
+    """A tool call as it is listed, without what it was given and gave."""
+    return {
+        "toolCallId": call.call_token,
+        "nodeId": call.node_id,
+        "iteration": call.iteration,
+        "attempt": call.attempt,
+        "seq": call.seq,
+        "toolName": call.tool_name,
+        "status": call.status,
+        "startedAtMs": call.started_at_ms,
+        "finishedAtMs": call.finished_at_ms,
+        "sideEffect": bool(call.side_effect),
+        "idempotent": bool(call.idempotent),
+        "idempotencyKey": call.idempotency_key,
+        "error": None if call.error_json is None else from_json(call.error_json),
     }
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic_core import from_json
@@ -23,6 +25,23 @@ from smithers.store.interface import LoadedRun, RunRow
 MAX_RUN_ID = 256
 
 
+@dataclass(frozen=True, slots=True)
+class LaunchStamp:
+    """What a host that serves many workflows records with a run that it starts.
+
+    Attributes:
+        workflow_key: the name that it serves the workflow by.
+        is_system: whether lists leave the run out unless they are asked for it.
+        started_by: which program asked for the run, and why.
+        config: further keys of the run's stored config.
+    """
+
+    workflow_key: str
+    is_system: bool = False
+    started_by: Mapping[str, object] | None = None
+    config: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
 def checked_run_id(run_id: str) -> str:
     """`run_id` if it can be one. Raises `InvalidInput`."""
     if not isinstance(run_id, str) or not run_id.strip() or len(run_id) > MAX_RUN_ID or not run_id.isprintable():
@@ -37,6 +56,7 @@ def run_config(
     max_concurrency: int | None,
     *,
     allow_network: bool = False,
+    sandbox: str = "required",
 ) -> dict[str, object]:
     """What is stored of a launch beside its input. Raises `InvalidInput` naming the option."""
     if max_concurrency is not None and (isinstance(max_concurrency, bool) or max_concurrency < 1):
@@ -56,6 +76,15 @@ def run_config(
         config |= {"max_concurrency": max_concurrency, "maxConcurrencyPinned": True}
     if allow_network:
         config["allowNetwork"] = True
+    if sandbox not in ("required", "off"):
+        raise InvalidInput(f"sandbox must be 'required' or 'off', not {sandbox!r}", {"field": "sandbox"})
+    if sandbox == "off":
+        config["sandbox"] = "off"
+    if "smithers.observability.context" in sys.modules:  # or nobody has said which trace this belongs to
+        from smithers.observability.context import launching_traceparent
+
+        if (traceparent := launching_traceparent()) is not None:
+            config["traceparent"] = traceparent
     return config
 
 

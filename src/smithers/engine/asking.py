@@ -5,7 +5,7 @@ Which agent of a chain is asked, and how its answer becomes a row, is `smithers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from smithers.agents.calls import AgentCall, UsageReport
 from smithers.agents.chain import Observer, run_agent
@@ -40,6 +40,9 @@ async def ask(
     leaf = done.leaf
     assert leaf.schema is not None
     prompt = _prompt(shared, leaf, element)
+    warning = await shared.tools.warning(*leaf.key, done.attempt)
+    if warning is not None:
+        prompt = f"{warning}\n\n{prompt}"
     done.meta = {"kind": "agent", "prompt": prompt}
     call = AgentCall(
         prompt=prompt,
@@ -55,6 +58,7 @@ async def ask(
         on_event=_teller(shared, done, beat),
         on_text=_text_teller(shared, done, beat),
         allow_tools=element.allow_tools,
+        as_tools=_pydantic_tools,
     )
     with acting_as(runtime):
         result = await run_agent(
@@ -70,6 +74,12 @@ async def ask(
     if result.messages is not None:
         done.meta["agentConversation"] = result.messages
     return result.output
+
+
+def _pydantic_tools(given: Sequence[Callable[..., object]]) -> Sequence[object]:
+    from smithers.tools.pydantic_tools import as_pydantic_tools
+
+    return as_pydantic_tools(given)
 
 
 def _prompt(shared: AttemptContext, leaf: LeafNode, element: Task) -> str:

@@ -11,7 +11,7 @@ import inspect
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,16 +19,18 @@ from pydantic import BaseModel, ValidationError
 
 from smithers.components.task import Task
 from smithers.components.workflow import first_problem, issues
-from smithers.engine.runtime import TaskRuntime, acting_as
+from smithers.engine.runtime import TaskRuntime, act_as
 from smithers.errors import InvalidOutput, TaskAborted, TaskHeartbeatTimeout, TaskTimeout
 from smithers.events import EventDraft
 from smithers.graph.plan import LeafKind, LeafNode
+from smithers.records import dataclass
 from smithers.scheduler.states import NodeState
 from smithers.store.columns import TableDef
 from smithers.store.interface import SqlValue
 
 if TYPE_CHECKING:
     from smithers.agents.chain import ChainState
+    from smithers.engine.calls import RunTools
 
 AGENT_SILENCE_MS = 600_000
 """Longest silence of an agent that does not say otherwise, in milliseconds."""
@@ -72,6 +74,7 @@ class AttemptContext:
     """What attempts of one run share.
 
     Args:
+        tools: what their tools work with.
         deps: looks up what a leaf depends on, by parameter name.
         poke: tells the driver that something is to be written; called in the loop's thread.
     """
@@ -81,7 +84,7 @@ class AttemptContext:
         *,
         run_id: str,
         root_dir: Path,
-        allow_network: bool,
+        tools: RunTools,
         threads: ThreadPoolExecutor,
         now_ms: Callable[[], int],
         deps: Callable[[LeafNode], dict[str, object]],
@@ -89,7 +92,7 @@ class AttemptContext:
     ) -> None:
         self.run_id = run_id
         self.root_dir = root_dir
-        self.allow_network = allow_network
+        self.tools = tools
         self.threads = threads
         self._chain: ChainState | None = None
         self.now_ms = now_ms
@@ -190,9 +193,9 @@ async def run_attempt(
         leaf.key[1],
         done.attempt,
         shared.root_dir,
+        shared.tools,
         last_heartbeat,
         on_beat=_beater(shared, done, liveness),
-        allow_network=shared.allow_network,
     )
     deadline = asyncio.timeout(element.timeout_ms / 1000) if element.timeout_ms is not None else None
     try:
@@ -228,7 +231,7 @@ async def run_attempt(
         done.error = error
     finally:
         done.is_over = True
-        runtime.aborted.set()
+        runtime.abort()
         if liveness is not None:
             liveness.stop()
 
@@ -246,7 +249,7 @@ def validate(leaf: LeafNode, value: object) -> BaseModel:
     assert leaf.output is not None
     assert leaf.schema is not None
     try:
-        if inspect.isawaitable(value):
+        if type(value) is not leaf.schema and inspect.isawaitable(value):
             raise InvalidOutput(
                 f"{leaf.element!r} returned something to be awaited; make its function async",
                 {"nodeId": leaf.key[0], "failure_retryable": False},
@@ -281,23 +284,29 @@ async def _work(
     if not callable(function):
         return function
     arguments = arguments_for(function, shared.deps(done.leaf) if done.leaf.depends else {})
+    act_as(runtime)
     try:
-        with acting_as(runtime):
-            if inspect.iscoroutinefunction(function):
-                return await function(*arguments[0], **arguments[1])
-            context = contextvars.copy_context()
-
-            def call() -> object:
-                try:
-                    return function(*arguments[0], **arguments[1])
-                except StopIteration as error:  # a future cannot hold it
-                    raise RuntimeError("the task raised StopIteration") from error
-
-            value = await shared.loop.run_in_executor(shared.threads, context.run, call)
-            return await value if inspect.iscoroutine(value) else value
+        if inspect.iscoroutinefunction(function):
+            return await function(*arguments[0], **arguments[1])
+        return await _in_thread(shared, function, arguments)
     except asyncio.CancelledError:
-        runtime.aborted.set()
+        runtime.abort()
         raise
+
+
+async def _in_thread(
+    shared: AttemptContext,
+    function: Callable[..., object],
+    arguments: tuple[tuple[object, ...], dict[str, object]],
+) -> object:
+    def call() -> object:
+        try:
+            return function(*arguments[0], **arguments[1])
+        except StopIteration as error:  # a future cannot hold it
+            raise RuntimeError("the task raised StopIteration") from error
+
+    value = await shared.loop.run_in_executor(shared.threads, contextvars.copy_context().run, call)
+    return await value if inspect.iscoroutine(value) else value
 
 
 def arguments_for(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from smithers.components.composites import Subflow
+from smithers.components.scope import Key
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.attempts import Completion, abort_error, finish
 from smithers.engine.loading import load_workflow
@@ -40,6 +42,7 @@ async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
     if not isinstance(workflow, SmithersWorkflow):
         workflow = load_workflow(str(workflow.get("path")), approved_root=workflow.get("approved_root"))
     run_id = child_run_id(driver.state.run_id, *leaf.key)
+    _name_task(driver, leaf.key)
     try:
         handle = await engine.launch(
             workflow,
@@ -50,6 +53,7 @@ async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
             root_dir=driver.options.root_dir,
             max_concurrency=driver.options.max_concurrency,
             allow_network=driver.options.allow_network,
+            sandbox=driver.options.sandbox,
         )
     except RunAlreadyExists:
         try:
@@ -82,6 +86,15 @@ async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
             f"child run {run_id!r} {result.status}",
             {"status": result.status.value, "failure_retryable": result.status is RunStatus.FAILED},
         ) from error
+
+
+def _name_task(driver: Driver, key: Key) -> None:
+    """Have the child belong to this task's trace, if anybody traces. The calling asyncio task is this attempt's own."""
+    if "smithers.observability.context" in sys.modules:
+        from smithers.observability.context import current_run, name_launcher, task_traceparent
+
+        if (run := current_run.get()) is not None and run.run_id == driver.state.run_id:
+            name_launcher(task_traceparent(run, *key))
 
 
 async def _existing(engine: Engine, run_id: str, workflow: SmithersWorkflow, *, is_retry: bool) -> RunHandle:

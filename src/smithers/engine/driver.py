@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from pydantic_core import from_json
 from smithers.components.gates import AutoApprove
 from smithers.components.scope import Key
 from smithers.engine.attempts import AttemptContext, Completion
+from smithers.engine.calls import RunTools
 from smithers.engine.ending import Ending, broken, ending_of, parking_status, result_of, write_ending
 from smithers.engine.flow import Flow
 from smithers.engine.recovery import carry, close_lost_attempts, reopen
@@ -33,6 +35,7 @@ from smithers.store.interface import CancelRequested, LoadedRun, NewRun, NewWake
 
 if TYPE_CHECKING:
     from smithers.engine.engine import Engine
+    from smithers.tools.context import SandboxMode
 
 log = logging.getLogger(__name__)
 S = NodeState
@@ -47,6 +50,7 @@ class DriverOptions:
     max_concurrency: int | None = None
     root_dir: str | None = None
     allow_network: bool = False
+    sandbox: SandboxMode = "required"
 
 
 class Driver:
@@ -69,6 +73,7 @@ class Driver:
         self.source_change: tuple[str | None, str | None] | None = None
         """Hash and path of the accepted new source, to be recorded."""
         self._launch = launch
+        self._parent_run_id: str | None = None
         self._wake = asyncio.Event()
         self._check_inbox = launch is None
         self._completions: list[Completion] = []
@@ -80,7 +85,17 @@ class Driver:
         self.shared = AttemptContext(
             run_id=state.run_id,
             root_dir=engine.root_dir(options.root_dir),
-            allow_network=options.allow_network,
+            tools=RunTools(
+                store=engine.store,
+                hub=engine.hub,
+                loop=engine.loop,
+                now_ms=engine.clock.now_ms,
+                run_id=state.run_id,
+                owner=state.owner,
+                epoch=state.epoch,
+                allow_network=options.allow_network,
+                sandbox=options.sandbox,
+            ),
             threads=engine.threads,
             now_ms=engine.clock.now_ms,
             deps=lambda leaf: self.work.dependencies(leaf),
@@ -134,6 +149,9 @@ class Driver:
 
     async def run(self) -> None:
         """Drive the run to its end or next halt; the outcome is in `result`."""
+        stored = self._launch or (self.recovered and self.recovered.run)
+        self._parent_run_id = stored.parent_run_id if stored else None
+        self._introduce()
         try:
             await self._drive()
         except LeaseLost:
@@ -157,6 +175,14 @@ class Driver:
                 elif not future.cancelled():
                     future.exception()  # whoever waits gets it; nobody has to
 
+    def _introduce(self) -> None:
+        """Have what is logged and launched from here on belong to this run, if anybody observes."""
+        if "smithers.observability.context" in sys.modules:
+            from smithers.observability.context import current_run, run_info
+
+            state = self.state
+            current_run.set(run_info(state.run_id, state.name, self._parent_run_id, state.config))
+
     async def _drive(self) -> None:
         state = self.state
         while not self.result.done():
@@ -169,8 +195,9 @@ class Driver:
                 self._completions = [done for done in self._completions if not done.is_aborted]
             try:
                 self._recover()
-                if step.launch is None:
-                    await self._look_outside(step.now_ms)
+                late = state.timeouts_due(step.now_ms)
+                if step.launch is None and (late or self._check_inbox):
+                    await self._look_outside(late, step.now_ms)
                 if not self._cancelling:
                     self._take_in()
                     ending = self._advance()
@@ -193,11 +220,13 @@ class Driver:
                 continue
             if not self.admitted.done():
                 self.admitted.set_result(None)
+                self._introduce()  # rendering has told the run's name
             if step.status is not None and ending is not None:
                 if not self.result.done():
                     self.result.set_result(result_of(state, ending))
                 return
-            self.work.start_all()
+            if self.work.start_all():
+                await asyncio.sleep(0)  # their first turn: what has ended by then goes into the next step
             await self._sleep()
 
     async def _sleep(self) -> None:
@@ -255,11 +284,13 @@ class Driver:
 
     # ── taking in ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _look_outside(self, now_ms: int) -> None:
-        """Take in what others have written; of a decision and a timeout that meet, the one stored first counts."""
-        late = self.state.timeouts_due(now_ms)
-        if late or self._check_inbox:
-            await self._read_inbox()
+    async def _look_outside(self, late: list[Key], now_ms: int) -> None:
+        """Take in what others have written; of a decision and a timeout that meet, the one stored first counts.
+
+        Args:
+            late: where somebody's patience has run out.
+        """
+        await self._read_inbox()
         late = [key for key in late if self.state.nodes.get(key) is S.WAITING_APPROVAL]
         if late and not self._cancelling:
             fence = (self.state.owner, self.state.epoch)
@@ -376,7 +407,7 @@ class Driver:
         fence = (state.owner, state.epoch)
         if not await self.engine.store.finalize_cancel(state.run_id, self.engine.clock.now_ms(), fence):
             raise LeaseLost(f"run {state.run_id!r} was taken over while it was being cancelled")
-        self.engine.hub.wake(state.run_id)
+        self.engine.hub.touch(state.run_id)
         if not self.result.done():
             self.result.set_result(RunResult(state.run_id, RunStatus.CANCELLED))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from pydantic import BaseModel
 from pydantic_core import to_json
 
@@ -14,6 +12,7 @@ from smithers.engine.state import RunState
 from smithers.engine.waits import WaitDesk
 from smithers.engine.work import Work
 from smithers.errors import DependencyDeadlock, SmithersError, error_object
+from smithers.records import dataclass
 from smithers.scheduler.scheduler import Continued, Deadlocked, Failed, Finished, Outcome
 from smithers.scheduler.states import NodeState, RunStatus
 from smithers.store.interface import NewRun, StatusChange

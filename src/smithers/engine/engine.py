@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
@@ -20,7 +19,14 @@ from pydantic_core import from_json, to_json
 from smithers.components.rundata import RunData
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine import leases
-from smithers.engine.admission import check_claimable, check_unchanged, checked_run_id, run_config, workflow_hash
+from smithers.engine.admission import (
+    LaunchStamp,
+    check_claimable,
+    check_unchanged,
+    checked_run_id,
+    run_config,
+    workflow_hash,
+)
 from smithers.engine.clock import Clock, SystemClock
 from smithers.engine.continuation import new_run_id
 from smithers.engine.driver import Driver, DriverOptions
@@ -41,6 +47,7 @@ from smithers.errors import (
 )
 from smithers.events import event
 from smithers.jsons import int_of, text_of
+from smithers.records import dataclass
 from smithers.scheduler.states import RunStatus
 from smithers.settings import Settings
 from smithers.store.columns import TableDef, table_def
@@ -49,6 +56,7 @@ from smithers.store.sqlite import reads
 
 if TYPE_CHECKING:
     from smithers.store.sqlite.store import SqliteStore
+    from smithers.tools.context import SandboxMode
 
 log = logging.getLogger(__name__)
 _STARTED = (event("RunStarted"), event("RunStatusChanged", None, None, status="running"))
@@ -110,11 +118,15 @@ class Engine:
         max_concurrency: int | None = None,
         workflow_path: str | None = None,
         allow_network: bool = False,
+        sandbox: SandboxMode = "required",
+        stamp: LaunchStamp | None = None,
     ) -> RunHandle:
         """Start a run. Answers once the run and its first step are durable (or the run has failed for good).
 
         Args:
             allow_network: whether the commands of this run's tools may reach other machines; stored with the run.
+            sandbox: `"off"` runs those commands without isolation; stored with the run.
+            stamp: what a host records with the run.
 
         Raises:
             InvalidInput: input, run id or options do not fit; names the field.
@@ -122,7 +134,9 @@ class Engine:
         """
         run_id = checked_run_id(run_id) if run_id is not None else new_run_id()
         value, text = workflow.parse_input(input)
-        config = run_config(annotations, auth, root_dir, max_concurrency, allow_network=allow_network)
+        config = run_config(annotations, auth, root_dir, max_concurrency, allow_network=allow_network, sandbox=sandbox)
+        if stamp is not None:
+            config |= {"gatewayWorkflowKey": stamp.workflow_key, "gatewaySystem": stamp.is_system, **stamp.config}
         await self._prepare(workflow)
         if run_id in self.drivers:
             if idempotency_key is None or await self._key_of(run_id) != idempotency_key:
@@ -145,8 +159,11 @@ class Engine:
             parent_run_id=parent_run_id,
             idempotency_key=idempotency_key,
             events=_STARTED,
+            workflow_key=None if stamp is None else stamp.workflow_key,
+            is_system=stamp is not None and stamp.is_system,
+            started_by_json=None if stamp is None or not stamp.started_by else to_json(stamp.started_by).decode(),
         )
-        return await self._start(state, DriverOptions(max_concurrency, root_dir, allow_network), new)
+        return await self._start(state, DriverOptions(max_concurrency, root_dir, allow_network, sandbox), new)
 
     async def _prepare(self, workflow: SmithersWorkflow) -> list[TableDef]:
         tables = self.tables(workflow)
@@ -332,7 +349,8 @@ class Engine:
             state = restore(loaded, workflow, tables, self.owner, epoch)
             limit = max_concurrency if max_concurrency is not None else int_of(state.config.get("max_concurrency"))
             root = root_dir or text_of(state.config.get("rootDir"))
-            options = DriverOptions(limit, root, state.config.get("allowNetwork") is True)
+            sandbox: SandboxMode = "off" if state.config.get("sandbox") == "off" else "required"
+            options = DriverOptions(limit, root, state.config.get("allowNetwork") is True, sandbox)
             driver = Driver(self, state, options, None)
             driver.recovered = loaded
             driver.reopens = run.status in ("cancelled", "failed")
@@ -361,7 +379,7 @@ class Engine:
         step.events = [event("RunFailed", error=found), event("RunStatusChanged", None, None, status="failed")]
         step.status = StatusChange("failed", True, to_json(found).decode())
         await self.store.commit(step)
-        self.hub.wake(run.run_id)
+        self.hub.touch(run.run_id)
         raise error
 
     async def run_row(self, run_id: str) -> RunRow:
@@ -468,6 +486,7 @@ class Engine:
             before = dict(self.drivers)
             try:
                 alive = await self.store.heartbeat(self.owner, self.clock.now_ms())
+                await self._let_go(alive, before)
             except SmithersError as error:
                 log.warning("heartbeat failed", extra={"code": error.error_code})
                 continue

@@ -89,8 +89,10 @@ class Flow:
                 self.render()
                 scheduler = self.scheduler
             self._advance_loops()
-            self._hand_over_errors()
-            self._drop_abandoned()
+            if scheduler.caught:
+                self._hand_over_errors()
+            if scheduler.abandoned:
+                self._drop_abandoned()
             moved = 0
             if not is_halting and scheduler.continuation is None:
                 moved = self._take(starve)
@@ -165,12 +167,15 @@ class Flow:
     def _is_dirty(self) -> bool:
         if self._force_render:
             return True
-        touched = self._state.data.touched
-        if not touched:
+        data = self._state.data
+        if not data.touched:
             return False
-        return self._state.workflow.always_render or (
-            self._ctx is not None and self._state.data.depends_on_change(self._ctx.reads)
-        )
+        if self._state.workflow.always_render:
+            return True
+        if self._ctx is None or data.depends_on_change(self._ctx.reads):
+            return self._ctx is not None
+        data.touched.clear()  # what this render has not read does not matter to it later either
+        return False
 
     def render(self) -> None:
         """Call the workflow function and go on with its tree."""

@@ -25,7 +25,7 @@ class FrameKeeper:
 
     def keep(self, tree: Workflow, plan: Plan, reason: str) -> None:
         """Add the rendered tree to the step, if it is another one than before."""
-        from smithers.graph.delta import encode_frame
+        from smithers.graph.frames import encode_frame
 
         frame = FrameTree.of(render_tree(tree, plan))
         if self._last is not None and frame.hash == self._last.hash:
@@ -50,9 +50,9 @@ def render_tree(tree: Workflow, plan: Plan) -> TreeNode:
 
 
 def _node(node: object) -> TreeNode:
-    element = getattr(node, "element", None)
     if isinstance(node, LeafNode):
         return _leaf(node)
+    element = getattr(node, "element", None)
     if isinstance(node, LoopNode):
         props = {"id": node.id, "iteration": node.iteration, **_props(element, ("max_iterations", "until"))}
         return TreeNode.of("smithers:ralph", _texts(props), *map(_node, node.body.children))
@@ -75,21 +75,22 @@ def _node(node: object) -> TreeNode:
 
 def _leaf(leaf: LeafNode) -> TreeNode:
     element = leaf.element
-    props: list[tuple[str, str]] = [("id", leaf.key[0]), ("kind", leaf.kind.value)]
-    if leaf.key[1]:
-        props.append(("iteration", str(leaf.key[1])))
-    if leaf.output is not None:
-        props.append(("output", leaf.output.key))
-    if element.label is not None:
-        props.append(("label", element.label))
+    props: list[tuple[str, str]] = []  # in the order of the names, which is how a TreeNode has them
     if element.depends_on:
         props.append(("dependsOn", ",".join(element.depends_on)))
+    props.append(("id", leaf.key[0]))
+    if leaf.key[1]:
+        props.append(("iteration", str(leaf.key[1])))
+    props.append(("kind", str(leaf.kind)))
+    if element.label is not None:
+        props.append(("label", element.label))
+    if leaf.output is not None:
+        props.append(("output", leaf.output.key))
     if element.skip_if:
         props.append(("skipIf", "true"))
     children: tuple[str, ...] = ()
     if isinstance(element, Task) and isinstance(element.child, str):
         children = (element.child,)
-    props.sort()
     return TreeNode(element.tag, tuple(props), children)
 
 

@@ -40,10 +40,11 @@ class Host:
 
     Args:
         engine: drives the runs.
-        resolve: finds the workflow of a run; None or a SmithersError leaves the run alone.
+        resolve: finds the workflow of a run; None leaves the run to others, a SmithersError is recorded in it.
         run_ids: only these runs; all if None.
         max_concurrent: at most so many runs at once.
         interval_s: how often to look for dead owners, in seconds.
+        is_dry: only report what could go on.
         on_report: told of every sweep that did something.
     """
 
@@ -55,6 +56,7 @@ class Host:
         run_ids: frozenset[str] | None = None,
         max_concurrent: int = 1000,
         interval_s: float = 10.0,
+        is_dry: bool = False,
         on_report: Callable[[HostReport], None] | None = None,
     ) -> None:
         self._engine = engine
@@ -62,6 +64,7 @@ class Host:
         self._run_ids = run_ids
         self._max = max_concurrent
         self._interval_s = interval_s
+        self._is_dry = is_dry
         self._on_report = on_report
         self._wake = asyncio.Event()
         self._failing: dict[str, tuple[float, float]] = {}
@@ -99,6 +102,9 @@ class Host:
         """Go on with every run that can go on now, as far as there is room."""
         report = HostReport()
         for run_id in await self._candidates():
+            if self._is_dry:
+                report.skipped[run_id] = "dry run"
+                continue
             if len(self._engine.drivers) >= self._max:
                 break
             await self._go_on(run_id, report)
@@ -134,7 +140,10 @@ class Host:
             found = self._resolve(row)
             workflow = await found if isinstance(found, Awaitable) else found
             if workflow is None:
-                raise SmithersError(f"no workflow for run {run_id!r}", code="missing-workflow")
+                # another host's: nothing is recorded, and it is not looked at again for a while
+                self._failing[run_id] = (time.monotonic() + MAX_BACKOFF_S, MAX_BACKOFF_S)
+                report.skipped[run_id] = "missing-workflow"
+                return
             await engine.resume(run_id, workflow, is_automatic=row.status == "running")
         except OwnershipError as error:
             report.skipped[run_id] = error.error_code

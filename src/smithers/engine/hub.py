@@ -12,6 +12,8 @@ from smithers.store.sqlite.store import SqliteStore
 
 PAGE = 1000
 
+OnStep = Callable[[str, Step, int], None]
+
 
 class Subscription:
     """One reader of one run's log: a cursor, and a flag that there is more."""
@@ -28,11 +30,23 @@ class Hub:
 
     def __init__(self) -> None:
         self._by_run: dict[str, set[Subscription]] = {}
+        self.on_step: list[OnStep] = []
+        """Told of each step that is committed in this process."""
+        self.on_touch: list[Callable[[str], None]] = []
+        """Told of a run that was written to in this process otherwise."""
 
     def publish(self, run_id: str, step: Step, first_seq: int) -> None:
         """A step was committed."""
         if step.events and run_id in self._by_run:
             self.wake(run_id)
+        for tell in self.on_step:
+            tell(run_id, step, first_seq)
+
+    def touch(self, run_id: str) -> None:
+        """Somebody here has written to a run otherwise than by a step."""
+        self.wake(run_id)
+        for tell in self.on_touch:
+            tell(run_id)
 
     @property
     def has_subscribers(self) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from pydantic import BaseModel
 
 from smithers.components.scope import Key
 from smithers.errors import DOCS
 from smithers.graph.plan import Failure
+from smithers.records import dataclass
 from smithers.scheduler.states import RunStatus
 
 

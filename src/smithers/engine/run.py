@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import os
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.engine import Engine, RunHandle
@@ -20,22 +21,31 @@ from smithers.events import wire_object
 from smithers.settings import Settings
 from smithers.store import open_store
 
+if TYPE_CHECKING:
+    from smithers.observability.telemetry import Observation
+    from smithers.tools.context import SandboxMode
+
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 P = ParamSpec("P")
 _engines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Engine]] = weakref.WeakKeyDictionary()
+_observations: weakref.WeakKeyDictionary[Engine, Observation] = weakref.WeakKeyDictionary()
 
 
 def shared_engine(db: str, settings: Settings | None = None) -> Engine:
     """The engine of this event loop for a database; made at the first call, so that runs share one writer."""
     loop = asyncio.get_running_loop()
     engines = _engines.setdefault(loop, {})
-    place = db if "://" in db else str(Path(db).resolve())
+    place = db if "://" in db else os.path.realpath(db)
     found = engines.get(place)
     if found is None:
         settings = settings or Settings.from_environment()
         store = open_store(db, durability=settings.durability, busy_timeout_s=settings.busy_timeout_s)
         found = engines[place] = Engine(store, settings)
+        if settings.is_observed:
+            from smithers.observability.telemetry import observe
+
+            _observations[found] = observe(settings, store, found.hub)
     return found
 
 
@@ -44,6 +54,9 @@ async def close_engines() -> None:
     engines = _engines.pop(asyncio.get_running_loop(), {})
     for engine in engines.values():
         await engine.close()
+        observation = _observations.pop(engine, None)
+        if observation is not None:
+            await observation.close()
         engine.store.close()
 
 
@@ -63,6 +76,7 @@ async def run_workflow(
     root_dir: str | Path | None = None,
     max_concurrency: int | None = None,
     allow_network: bool = False,
+    sandbox: SandboxMode = "required",
     parent_run_id: str | None = None,
     on_progress: Callable[[Mapping[str, object]], None] | None = None,
     engine: Engine | None = None,
@@ -84,6 +98,7 @@ async def run_workflow(
         root_dir: the folder that tasks work in; the current one by default.
         max_concurrency: at most so many leaves at once in this run.
         allow_network: whether the commands of this run's tools may reach other machines.
+        sandbox: `"off"` runs those commands without isolation: for a container or machine that holds nothing else.
         on_progress: called with every event of the run, in order, as the wire's JSON object.
         engine: the engine to use, instead of this loop's shared one.
 
@@ -109,6 +124,7 @@ async def run_workflow(
             root_dir=root,
             max_concurrency=max_concurrency,
             allow_network=allow_network,
+            sandbox=sandbox,
         )
     teller = None if on_progress is None else _Teller(engine, handle.run_id, on_progress)
     try:

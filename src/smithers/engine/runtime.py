@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
+from smithers import ambient
 from smithers.errors import HeartbeatNotJson, HeartbeatTooLarge, TaskRuntimeUnavailable
+from smithers.records import dataclass
 
 if TYPE_CHECKING:
+    from smithers.engine.calls import RunTools
     from smithers.tools.context import ToolContext
+    from smithers.tools.journal import ToolCallRecord
 
 MAX_HEARTBEAT_BYTES = 1_000_000
-
-current: ContextVar[TaskRuntime] = ContextVar("smithers_task_runtime")
+_making = threading.Lock()
+_making_event = threading.Lock()
+"""Of its own, because a tool context is made with the event in it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,12 +36,32 @@ class TaskRuntime:
     iteration: int
     attempt: int
     root_dir: Path
+    tools: RunTools = field(repr=False)
+    """What tools work with; the engine's."""
     last_heartbeat: object = None
-    allow_network: bool = False
-    aborted: threading.Event = field(default_factory=threading.Event)
     on_beat: Callable[[str | None], None] = field(default=lambda _data: None, repr=False)
     """Takes each sign of life with its checkpoint as JSON text; the engine's."""
     _effects: int = 0
+    _is_aborted: bool = False
+    _aborted: threading.Event | None = field(default=None, repr=False)
+    _tool_context: ToolContext | None = field(default=None, repr=False)
+
+    @property
+    def aborted(self) -> threading.Event:
+        """Set when the work should stop, and when it is over. Made when it is first asked for: most work never does."""
+        if self._aborted is None:
+            with _making_event:
+                if self._aborted is None:
+                    self._aborted = threading.Event()
+            if self._is_aborted:
+                self._aborted.set()
+        return self._aborted
+
+    def abort(self) -> None:
+        """Set `aborted`, from any thread."""
+        self._is_aborted = True  # first, so that whoever makes the event just now sees it
+        if self._aborted is not None:
+            self._aborted.set()
 
     def heartbeat(self, data: object = None) -> None:
         """Say that the work is alive, and keep a checkpoint that the next attempt finds as `last_heartbeat`.
@@ -72,46 +95,40 @@ class TaskRuntime:
         self._effects += 1
         return f"{self.run_id}:{self.node_id}:{self.iteration}:{self._effects}"
 
+    def earlier_calls(self) -> tuple[ToolCallRecord, ...]:
+        """What earlier attempts of this task have called that may not be repeated blindly: calls of tools with a side
+        effect that are not idempotent, in order. `status` is `UNKNOWN` for one that failed or was cut off. Reads the
+        database, except in a first attempt.
+        """
+        return self.tools.earlier(self.node_id, self.iteration, self.attempt)
+
+    def tool_context(self) -> ToolContext:
+        """Where the tools of this attempt work; `smithers.tools` asks for it at a call. Made at the first."""
+        if self._tool_context is None:
+            with _making:
+                if self._tool_context is None:
+                    self._tool_context = self.tools.context(self)
+        return self._tool_context
+
+
+def act_as(runtime: TaskRuntime) -> None:
+    """What `acting_as` does, for good: for an attempt's own task, whose context ends with it."""
+    ambient.attempt.set(runtime)
+
 
 @contextmanager
 def acting_as(runtime: TaskRuntime) -> Generator[None]:
-    """Makes `task_runtime()` answer, and lets tools work in the task's folder and stop with it.
-
-    Tools are not imported for workflows that use none.
-    """
-    token = current.set(runtime)
+    """Makes `task_runtime()` answer, and lets tools work in the task's folder and stop with it."""
+    token = ambient.attempt.set(runtime)
     try:
-        if "smithers.tools.context" not in sys.modules:
-            yield
-            return
-        from smithers.tools.context import DeferredContext, enter, leave
-
-        entered = enter(DeferredContext(lambda: _tool_context(runtime)))
-        try:
-            yield
-        finally:
-            leave(entered)
+        yield
     finally:
-        current.reset(token)
-
-
-def _tool_context(runtime: TaskRuntime) -> ToolContext:
-    from smithers.tools.context import make_context
-
-    return make_context(
-        runtime.root_dir,
-        allow_network=runtime.allow_network,
-        run_id=runtime.run_id,
-        node_id=runtime.node_id,
-        iteration=runtime.iteration,
-        attempt=runtime.attempt,
-        aborted=runtime.aborted,
-    )
+        ambient.attempt.reset(token)
 
 
 def task_runtime() -> TaskRuntime:
     """The attempt that the calling code runs in, also in worker threads. Raises `TaskRuntimeUnavailable` outside one."""
-    try:
-        return current.get()
-    except LookupError:
-        raise TaskRuntimeUnavailable("task_runtime() works only inside a running task") from None
+    found = ambient.attempt.get()
+    if not isinstance(found, TaskRuntime):
+        raise TaskRuntimeUnavailable("task_runtime() works only inside a running task")
+    return found

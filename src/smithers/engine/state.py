@@ -7,7 +7,7 @@ so memory and database cannot tell different stories once the step is committed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from heapq import heappop, heappush
 
 from pydantic import BaseModel
@@ -18,6 +18,7 @@ from smithers.components.workflow import SmithersWorkflow
 from smithers.errors import SchedulerError
 from smithers.events import EventDraft, event
 from smithers.graph.plan import Failure, LeafNode, Plan
+from smithers.records import dataclass
 from smithers.scheduler.states import WAITING, NodeState, may_follow
 from smithers.store.columns import TableDef, table_def
 from smithers.store.interface import ApprovalRow, AttemptChange, NodeChange, OutputWrite, SqlValue, Step
@@ -66,7 +67,8 @@ class RunState:
 
     def begin_step(self, now_ms: int) -> Step:
         """Start a new draft."""
-        self.step = Step(self.run_id, self.owner, self.epoch, self.frame_no + 1, now_ms)
+        # the containers are given, because making them from the fields' generic aliases takes longer than all the rest
+        self.step = Step(self.run_id, self.owner, self.epoch, self.frame_no + 1, now_ms, {}, [], [], [], [])
         return self.step
 
     # ── nodes ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -96,10 +98,10 @@ class RunState:
             self.live.discard(key)
         old = self.step.nodes.get(key)
         if old is None:
-            self.step.nodes[key] = NodeChange(key[0], key[1], to.value, attempt, None, None, None, output)
+            self.step.nodes[key] = NodeChange(key[0], key[1], to, attempt, None, None, None, output)
         else:
             self.step.nodes[key] = old._replace(
-                state=to.value,
+                state=to,
                 last_attempt=old.last_attempt if attempt is None else attempt,
                 output=old.output if output is None else output,
             )

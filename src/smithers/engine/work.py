@@ -67,16 +67,21 @@ class Work:
         if leaf.kind is LeafKind.AGENT:
             self._driver.engine.agents.take()
 
-    def start_all(self) -> None:
-        """Start what the committed step has begun."""
+    def start_all(self) -> bool:
+        """Start what the committed step has begun. Whether that made tasks, which begin with the loop's next turn."""
+        if not self._to_start:
+            return False
         starting, self._to_start = self._to_start, []
+        create_task, tasks = self._driver.engine.loop.create_task, self._tasks
+        has_tasks = False
         for done in starting:
             leaf = done.leaf
             if leaf.kind is LeafKind.STATIC and not self._caches(leaf):
                 self._run_static(done)
             else:
-                task = self._driver.engine.loop.create_task(self._run(done))
-                self._tasks[leaf.key] = task
+                tasks[leaf.key] = create_task(self._run(done), name=leaf.key[0])
+                has_tasks = True
+        return has_tasks
 
     def _run_static(self, done: Completion) -> None:
         element = done.leaf.element
@@ -97,7 +102,7 @@ class Work:
             key = self._cache_key(leaf) if self._caches(leaf) else None
             if key is not None and await self._from_cache(done, key):
                 return
-            messages = await self._conversation(leaf)
+            messages = await self._conversation(leaf) if getattr(leaf.element, "fork", None) is not None else None
             await run_attempt(
                 self._driver.shared,
                 done,

@@ -1,40 +1,28 @@
-"""Frames as differences: compare two trees, apply the difference, and choose how a frame is stored.
+"""Differences of trees: compare two, apply the difference, write it as JSON and read it back.
 
 An operation names a place by its path in the tree's JSON form (`tree.py`), such as `["children", 1, "props", "state"]`.
-Operations apply in order; each path is meant at the moment its operation applies. Which rows hold the frames, and
-checking a rebuilt frame against its stored hash, is the store's reader's business.
+Operations apply in order; each path is meant at the moment its operation applies. How a frame is stored with them is
+`frames.py`'s.
 """
 
 from __future__ import annotations
 
-import zlib
 from bisect import bisect_left
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 from smithers.errors import InvalidElement, StorageCorrupt, StorageError
 from smithers.graph.tree import (
     MAX_DEPTH,
-    FrameTree,
     TreeNode,
     canonical,
     child_from_json,
     load_json,
-    parse,
     quote,
     well_formed,
 )
-
-Encoding: TypeAlias = Literal["keyframe", "delta", "same"]
-"""`keyframe` holds the whole text, `delta` operations on the frame before, `same` nothing: the tree did not change."""
-
-KEYFRAME_EVERY: Final = 50
-"""At most this many frames from one keyframe to the next, not counting `same` frames."""
-
-MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
-"""The largest text of a frame; more is refused on both sides, so that no stored row can exhaust memory."""
+from smithers.records import dataclass
 
 VERSION: Final = 1
 
@@ -415,69 +403,3 @@ def _path_from_json(value: object) -> Path:
             if len(path) == len(keys):
                 return path
     raise StorageCorrupt("a stored frame's delta holds a path that is not a list of keys and indexes")
-
-
-# ── stored frames ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def encode_frame(prev: FrameTree | None, next: FrameTree, frames_since_keyframe: int) -> tuple[Encoding, bytes]:
-    """How to store a frame after `prev` (None: it is the first), and the compressed payload.
-
-    `frames_since_keyframe` counts the `delta` frames after the last keyframe; `same` frames do not count, they are not
-    read. Raises InvalidElement for a frame larger than `MAX_FRAME_BYTES`.
-    """
-    if prev is not None and prev.text == next.text:
-        return "same", b""
-    if prev is not None and frames_since_keyframe < KEYFRAME_EVERY - 1:
-        delta = encode_ops(diff(prev.tree, next.tree))
-        if len(delta) < len(next.text):
-            return "delta", _compress(delta)
-    return "keyframe", _compress(next.text)
-
-
-def decode_frame(
-    encoding: str, payload: bytes, prev_tree: TreeNode | None, *, max_bytes: int = MAX_FRAME_BYTES
-) -> TreeNode | None:
-    """The tree of a stored frame; `prev_tree` is that of the frame before, and is not looked at for a keyframe.
-
-    Raises StorageError for another encoding; StorageCorrupt if the payload is damaged, expands to more than
-    `max_bytes`, or does not fit `prev_tree`.
-    """
-    match encoding:
-        case "same":
-            if payload:
-                raise StorageCorrupt("a stored frame that repeats the one before has a payload")
-            return prev_tree
-        case "keyframe":
-            return parse(_expand(payload, max_bytes))
-        case "delta":
-            return apply(prev_tree, decode_ops(_expand(payload, max_bytes)))
-        case _:
-            raise StorageError("a stored frame has an encoding that this program does not know", {"encoding": encoding})
-
-
-SMALL_BYTES = 4096
-"""Payloads up to here are compressed with a window of their own size."""
-
-
-def _compress(text: str) -> bytes:
-    raw = text.encode()
-    if len(raw) > MAX_FRAME_BYTES:
-        raise InvalidElement("the tree is too large to store", {"bytes": len(raw), "limit": MAX_FRAME_BYTES})
-    if len(raw) > SMALL_BYTES:
-        return zlib.compress(raw, 1)
-    small = zlib.compressobj(1, zlib.DEFLATED, 12, 4)  # zlib's usual window costs more to set up than a small delta
-    return small.compress(raw) + small.flush()
-
-
-def _expand(payload: bytes, max_bytes: int) -> str:
-    stream = zlib.decompressobj()
-    try:
-        raw = stream.decompress(payload, max_bytes + 1)
-        if len(raw) > max_bytes:
-            raise StorageCorrupt("a stored frame is larger than any that is written", {"limit": max_bytes})
-        if not stream.eof or stream.unused_data:
-            raise StorageCorrupt("a stored frame is cut off, or has bytes after its end")
-        return raw.decode()
-    except (zlib.error, UnicodeDecodeError) as error:
-        raise StorageCorrupt("a stored frame cannot be expanded", {"reason": type(error).__name__}) from error

@@ -8,7 +8,7 @@ the scheduler's place in them (`cursor`, `remaining`, `is_complete`, `halted`, â
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TypeAlias
 
@@ -20,10 +20,13 @@ from smithers.components.flow import ContinueAsNew, Loop
 from smithers.components.outputs import Output
 from smithers.components.scope import Key, LoopState
 from smithers.components.task import Leaf
+from smithers.records import dataclass
 
 
 class LeafKind(StrEnum):
     """What a leaf does when it is reached."""
+
+    __hash__ = str.__hash__  # an enum's own is a Python function
 
     AGENT = "agent"
     COMPUTE = "compute"

@@ -11,7 +11,6 @@ import json
 import math
 import re
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -24,6 +23,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 
 from smithers.errors import InvalidElement, StorageCorrupt
+from smithers.records import dataclass
 
 MAX_DEPTH = 256
 """How many elements may be nested. Keeps every walk over a tree within Python's recursion limit."""

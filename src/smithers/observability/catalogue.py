@@ -15,6 +15,9 @@ TOOL: Final = _doubling(10, 14)
 TOKEN: Final = _doubling(10, 18)
 SIZE: Final = _doubling(100, 16)
 
+_TOKENS: Final = ("agent", "model")
+_MODEL: Final = ("engine", "model")
+
 COUNTERS: Final[dict[str, tuple[str, ...]]] = {
     "runs.total": (),
     "runs.finished_total": (),
@@ -47,20 +50,30 @@ COUNTERS: Final[dict[str, tuple[str, ...]]] = {
     "scorer_events.started": (),
     "scorer_events.finished": (),
     "scorer_events.failed": (),
-    "tokens.input_total": ("agent", "model"),
-    "tokens.output_total": ("agent", "model"),
-    "tokens.cache_read_total": ("agent", "model"),
-    "tokens.cache_write_total": ("agent", "model"),
-    "tokens.reasoning_total": ("agent", "model"),
+    "tokens.input_total": _TOKENS,
+    "tokens.output_total": _TOKENS,
+    "tokens.cache_read_total": _TOKENS,
+    "tokens.cache_write_total": _TOKENS,
+    "tokens.reasoning_total": _TOKENS,
+    "tokens.context_window_bucket_total": ("agent", "bucket", "model"),
     "agent_events_total": ("engine", "event_type", "source"),
+    "agent_invocations_total": _MODEL,
+    "agent_errors_total": (*_MODEL, "reason", "source"),
+    "agent_sessions_total": ("engine", "model", "resume", "source", "status"),
+    "agent_actions_total": ("action_kind", "engine", "entry_type", "level", "ok", "phase", "source"),
     "http.requests": ("method", "route", "status_code", "status_class"),
     "hot.reloads": (),
     "hot.reload_failures": (),
+    "memory.fact_writes": (),
+    "memory.recall_queries": (),
+    "memory.message_saves": (),
+    "openapi.tool_calls": (),
+    "openapi.tool_call_errors": (),
     "snapshots.captured": (),
     "forks.created": (),
     "replays.started": (),
 }
-"""Counters without their prefix `smithers.`, each with its labels."""
+"""Counters without their prefix `smithers.`, each with its labels; those that no event feeds are fed by `HttpApp`."""
 
 GAUGES: Final = (
     "runs.active",
@@ -72,18 +85,57 @@ GAUGES: Final = (
 )
 """Gauges without their prefix; computed when they are asked for."""
 
+CONTEXT: Final = (50_000.0, 100_000.0, 200_000.0, 500_000.0, 1_000_000.0)
+
 HISTOGRAMS: Final[dict[str, tuple[tuple[str, ...], tuple[float, ...]]]] = {
     "run.duration_ms": ((), DURATION),
     "node.duration_ms": ((), DURATION),
+    "attempt.duration_ms": ((), DURATION),
+    "agent_duration_ms": (_MODEL, DURATION),
+    "tool.duration_ms": ((), TOOL),
     "approval.wait_duration_ms": ((), DURATION),
     "timers.delay_ms": ((), DURATION),
-    "http.request_duration_ms": (("method", "route", "status_code", "status_class"), FAST),
-    "tokens.input_per_call": (("agent", "model"), TOKEN),
-    "tokens.output_per_call": (("agent", "model"), TOKEN),
-    "heartbeats.data_size_bytes": ((), SIZE),
     "supervisor.poll_duration_ms": ((), FAST),
+    "supervisor.resume_lag_ms": ((), DURATION),
+    "sandbox.duration_ms": ((), DURATION),
+    "sandbox.bundle_size_bytes": ((), SIZE),
+    "sandbox.patch_count": ((), TOKEN),
+    "http.request_duration_ms": (("method", "route", "status_code", "status_class"), FAST),
+    "heartbeats.interval_ms": ((), FAST),
+    "heartbeats.data_size_bytes": ((), SIZE),
+    "tokens.input_per_call": (_TOKENS, TOKEN),
+    "tokens.output_per_call": (_TOKENS, TOKEN),
+    "tokens.context_window_per_call": (_TOKENS, CONTEXT),
+    "runs.ancestry_depth": ((), _doubling(1, 12)),
+    "runs.carried_state_bytes": ((), _doubling(256, 17)),
+    "openapi.tool_duration_ms": ((), TOOL),
 }
 """Histograms without their prefix: labels and buckets."""
+
+GATEWAY_COUNTERS: Final[dict[str, tuple[str, ...]]] = {
+    "gateway.connections_total": ("transport",),
+    "gateway.connections_closed_total": ("code", "reason", "transport"),
+    "gateway.messages_received_total": ("kind", "transport"),
+    "gateway.messages_sent_total": ("kind", "transport"),
+    "gateway.rpc_calls_total": ("method", "transport"),
+    "gateway.errors_total": ("code", "stage", "transport"),
+    "gateway.runs_started_total": ("transport",),
+    "gateway.runs_completed_total": ("status", "transport"),
+    "gateway.approval_decisions_total": ("decision", "transport"),
+    "gateway.signals_total": ("outcome", "transport"),
+    "gateway.auth_events_total": ("outcome", "transport"),
+    "gateway.heartbeat_ticks_total": (),
+    "gateway.cron_triggers_total": ("source",),
+    "gateway.webhooks_received_total": ("provider",),
+    "gateway.webhooks_verified_total": ("provider",),
+    "gateway.webhooks_rejected_total": ("provider", "reason"),
+}
+"""What only a gateway counts, by `Metrics.count`."""
+
+GATEWAY_HISTOGRAMS: Final[dict[str, tuple[tuple[str, ...], tuple[float, ...]]]] = {
+    "gateway.rpc_duration_ms": (("method", "transport"), DURATION),
+}
+"""What only a gateway measures, by `Metrics.observe`."""
 
 BY_EVENT: Final[dict[str, tuple[str, ...]]] = {
     "RunStarted": ("runs.total",),
@@ -91,7 +143,7 @@ BY_EVENT: Final[dict[str, tuple[str, ...]]] = {
     "RunFailed": ("runs.failed_total", "errors.total"),
     "RunCancelled": ("runs.cancelled_total",),
     "RunContinuedAsNew": ("runs.continued_total",),
-    "RunAutoResumed": ("runs.resumed_total",),
+    "RunAutoResumed": ("supervisor.resumed_total",),
     "NodeStarted": ("nodes.started",),
     "NodeFinished": ("nodes.finished",),
     "NodeFailed": ("nodes.failed", "errors.total"),
@@ -117,5 +169,25 @@ BY_EVENT: Final[dict[str, tuple[str, ...]]] = {
     "ReplayStarted": ("replays.started",),
     "SandboxFailed": ("errors.total",),
     "SandboxDiffRejected": ("errors.total",),
+    "MemoryFactSet": ("memory.fact_writes",),
+    "MemoryRecalled": ("memory.recall_queries",),
+    "MemoryMessageSaved": ("memory.message_saves",),
+    "OpenApiToolCalled": ("openapi.tool_calls",),
 }
 """What an event counts, whatever it holds."""
+
+MEASURED: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "TimerFired": (("delayMs", "timers.delay_ms"),),
+    "TaskHeartbeat": (("dataSizeBytes", "heartbeats.data_size_bytes"), ("intervalMs", "heartbeats.interval_ms")),
+    "RunAutoResumed": (("staleDurationMs", "supervisor.resume_lag_ms"),),
+    "SupervisorPollCompleted": (("durationMs", "supervisor.poll_duration_ms"),),
+    "RunContinuedAsNew": (
+        ("carriedStateSize", "runs.carried_state_bytes"),
+        ("ancestryDepth", "runs.ancestry_depth"),
+    ),
+    "SandboxShipped": (("bundleSizeBytes", "sandbox.bundle_size_bytes"),),
+    "SandboxBundleReceived": (("bundleSizeBytes", "sandbox.bundle_size_bytes"), ("patchCount", "sandbox.patch_count")),
+    "SandboxCompleted": (("durationMs", "sandbox.duration_ms"),),
+    "OpenApiToolCalled": (("durationMs", "openapi.tool_duration_ms"),),
+}
+"""Fields of events that are numbers to be measured, each with its histogram."""

@@ -1,4 +1,4 @@
-"""Metrics: one registry a host, fed by the event log, shown as Prometheus text.
+"""Metrics: one registry a host, fed by the event log, shown as Prometheus text or sent by `export.py`.
 
 Labels are bounded: values come from fixed sets or are cut and, past a number of different ones, called `other`; no run or
 node id is ever a label. Nothing here raises into the code that it watches.
@@ -8,102 +8,228 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.metrics_core import Metric
 from pydantic_core import from_json
 
-from smithers.events import EventDraft
+from smithers.events import EventRow
 from smithers.jsons import object_of
-from smithers.observability.catalogue import BY_EVENT, COUNTERS, GAUGES, HISTOGRAMS
+from smithers.observability.catalogue import (
+    BY_EVENT,
+    CONTEXT,
+    COUNTERS,
+    GATEWAY_COUNTERS,
+    GATEWAY_HISTOGRAMS,
+    GAUGES,
+    HISTOGRAMS,
+    MEASURED,
+)
+from smithers.observability.context import RunInfo
+from smithers.observability.spans import Span, Spans
 
 log = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_VALUES = 64
 MAX_LABEL = 80
+MAX_WAITS = 10_000
+"""Open approvals whose wait is being measured."""
 
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+_BUCKETS = ("50k", "100k", "200k", "500k", "1m")
+
+OnSpan = Callable[[Span], None]
 
 
 class Metrics:
-    """The metrics of one host. Thread-safe."""
+    """The metrics of one host. Thread-safe as far as showing goes; events come from one thread.
 
-    def __init__(self) -> None:
+    Args:
+        is_gateway: whether there are the metrics of a gateway too.
+    """
+
+    def __init__(self, *, is_gateway: bool = False) -> None:
         self.registry = CollectorRegistry()
+        counters = COUNTERS | (GATEWAY_COUNTERS if is_gateway else {})
+        histograms = HISTOGRAMS | (GATEWAY_HISTOGRAMS if is_gateway else {})
         self._counters = {
             name: Counter(_clean(f"smithers.{name}"), name, labels, registry=self.registry)
-            for name, labels in COUNTERS.items()
+            for name, labels in counters.items()
         }
         self._histograms = {
             name: Histogram(_clean(f"smithers.{name}"), name, labels, buckets=buckets, registry=self.registry)
-            for name, (labels, buckets) in HISTOGRAMS.items()
+            for name, (labels, buckets) in histograms.items()
         }
+        self._labels = counters | {name: labels for name, (labels, _) in histograms.items()}
         self._values: dict[str, set[str]] = {}
+        self._seen: dict[str, int] = {}
+        """Events by type. What they count is added up when it is looked at: a run must not wait for that."""
+        self._settled: dict[str, int] = {}
+        self._settling = threading.Lock()
+        self._requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._waits: dict[tuple[str, str, int], int] = {}
+        self._spans = Spans()
+        self.on_span: list[OnSpan] = []
+        """Told of each span that has ended."""
         self._began = time.monotonic()
 
     # ── feeding ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def track_event(self, event: EventDraft) -> None:
-        """Count an event. Replaying a log gives the same numbers."""
+    def track_event(self, run: RunInfo, row: EventRow) -> None:
+        """Count an event, and measure what it ends. Replaying a log gives the same numbers."""
         try:
-            self._counters["events.emitted_total"].inc()
-            for name in BY_EVENT.get(event.type, ()):
-                self._counters[name].inc()
-            if event.payload is not None and event.type in _DETAILED:
-                payload: dict[str, object] = from_json(event.payload)
-                self._track_detail(event.type, payload)
+            self._seen[row.type] = self._seen.get(row.type, 0) + 1
+            if row.type == "RunStarted" and row.seq > 1:  # a launch writes it first
+                self._counters["runs.resumed_total"].inc()
+            self._track_wait(run.run_id, row)
+            if row.payload is not None and row.type in _DETAILED:
+                self._track_detail(row.type, object_of(from_json(row.payload)))
+            for span in self._spans.take(run, row):
+                self._ended(span)
         except Exception:
             log.exception("an event was not counted")
 
+    def _track_wait(self, run_id: str, row: EventRow) -> None:
+        if row.node_id is None or not row.type.startswith("Approval"):
+            return
+        key = (run_id, row.node_id, row.iteration or 0)
+        if row.type == "ApprovalRequested":
+            self._waits[key] = row.timestamp_ms
+            if len(self._waits) > MAX_WAITS:
+                del self._waits[next(iter(self._waits))]
+        elif (since := self._waits.pop(key, None)) is not None:
+            self._histograms["approval.wait_duration_ms"].observe(max(0, row.timestamp_ms - since))
+
     def _track_detail(self, type: str, payload: Mapping[str, object]) -> None:
+        for field, name in MEASURED.get(type, ()):
+            value = payload.get(field)
+            if isinstance(value, (int, float)):
+                self._histograms[name].observe(value)
         match type:
             case "TokenUsageReported":
-                labels = (self._label("agent", payload.get("agent")), self._label("model", payload.get("model")))
-                for field, name in _TOKENS.items():
-                    count = payload.get(field)
-                    if isinstance(count, (int, float)) and count > 0:
-                        self._counters[name].labels(*labels).inc(count)
-                for field, name in (("inputTokens", "input"), ("outputTokens", "output")):
-                    count = payload.get(field)
-                    if isinstance(count, (int, float)):
-                        self._histograms[f"tokens.{name}_per_call"].labels(*labels).observe(count)
+                self._track_tokens(payload)
             case "ToolCallFinished":
                 if payload.get("status") == "error":
                     self._counters["tool_calls.errors_total"].inc()
             case "AgentEvent":
-                kind = object_of(payload.get("event")).get("type")
-                engine = self._label("engine", payload.get("engine"))
-                self._counters["agent_events_total"].labels(engine, self._label("event_type", kind), "event").inc()
+                self._track_agent(payload)
             case "RunAutoResumeSkipped":
-                self._counters["supervisor.skipped_total"].labels(self._label("reason", payload.get("reason"))).inc()
-            case "TimerFired":
-                self._observe("timers.delay_ms", payload.get("delayMs"))
-            case "TaskHeartbeat":
-                self._observe("heartbeats.data_size_bytes", payload.get("dataSizeBytes"))
+                self.count("supervisor.skipped_total", payload.get("reason"))
+            case "SupervisorPollCompleted":
+                stale = payload.get("staleCount")
+                self._counters["supervisor.stale_detected"].inc(stale if isinstance(stale, int) and stale > 0 else 0)
+            case "SandboxCreated":
+                self.count("sandbox.created_total", payload.get("runtime"))
+            case "SandboxCompleted":
+                self.count("sandbox.completed_total", payload.get("runtime"), payload.get("status"))
+            case "OpenApiToolCalled":
+                if payload.get("status") == "error":
+                    self._counters["openapi.tool_call_errors"].inc()
             case _:
                 pass
 
-    def _observe(self, name: str, value: object) -> None:
-        if isinstance(value, (int, float)):
-            self._histograms[name].observe(value)
+    def _track_tokens(self, payload: Mapping[str, object]) -> None:
+        who = (payload.get("agent"), payload.get("model"))
+        counts = {field: _positive(payload.get(field)) for field in _TOKENS}
+        for field, name in _TOKENS.items():
+            if counts[field]:
+                self.count(name, *who, by=counts[field])
+        self.observe("tokens.input_per_call", counts["inputTokens"], *who)
+        self.observe("tokens.output_per_call", counts["outputTokens"], *who)
+        context = counts["inputTokens"] + counts["cacheReadTokens"] + counts["cacheWriteTokens"]
+        self.observe("tokens.context_window_per_call", context, *who)
+        bucket = next((b for limit, b in zip(CONTEXT, _BUCKETS, strict=True) if context <= limit), "over")
+        self.count("tokens.context_window_bucket_total", who[0], bucket, who[1])
+
+    def _track_agent(self, payload: Mapping[str, object]) -> None:
+        told = object_of(payload.get("event"))
+        engine, kind = payload.get("engine"), told.get("type")
+        self.count("agent_events_total", engine, kind, "event")
+        if kind in ("started", "completed"):
+            resume = str(told.get("resume") is not None).lower()
+            self.count("agent_sessions_total", engine, None, resume, "event", kind)
+        elif kind == "action":
+            is_ok = told.get("ok")
+            self.count(
+                "agent_actions_total",
+                object_of(told.get("action")).get("kind"),
+                engine,
+                told.get("entryType"),
+                told.get("level"),
+                str(is_ok).lower() if isinstance(is_ok, bool) else None,
+                told.get("phase"),
+                "event",
+            )
+
+    def _ended(self, span: Span) -> None:
+        status = span.attributes.get("status")
+        match span.kind:
+            case "run" if status in ("finished", "failed", "cancelled", "continued"):
+                self._histograms["run.duration_ms"].observe(span.duration_ms)
+            case "task":
+                self._histograms["node.duration_ms"].observe(span.duration_ms)
+            case "attempt":
+                self._histograms["attempt.duration_ms"].observe(span.duration_ms)
+            case "tool":
+                self._histograms["tool.duration_ms"].observe(span.duration_ms)
+            case "agent":
+                who = (span.attributes.get("engine"), span.attributes.get("model"))
+                self.count("agent_invocations_total", *who)
+                self.observe("agent_duration_ms", span.duration_ms, *who)
+                if span.status == "error":
+                    self.count("agent_errors_total", *who, "failed", "event")
+            case _:
+                pass
+        for tell in self.on_span:
+            tell(span)
+
+    def close(self) -> None:
+        """Tell of the spans that are still open: no more events come."""
+        for span in self._spans.close():
+            for tell in self.on_span:
+                tell(span)
+
+    def count(self, name: str, *labels: object, by: float = 1) -> None:
+        """Add to a counter of the catalogue. Label values in the catalogue's order; too many different ones are `other`."""
+        try:
+            counter = self._counters[name]
+            (counter.labels(*self._bounded(name, labels)) if labels else counter).inc(by)
+        except Exception:
+            log.exception("something was not counted")
+
+    def observe(self, name: str, value: float, *labels: object) -> None:
+        """Measure for a histogram of the catalogue, in the unit that its name says."""
+        try:
+            histogram = self._histograms[name]
+            (histogram.labels(*self._bounded(name, labels)) if labels else histogram).observe(value)
+        except Exception:
+            log.exception("something was not measured")
 
     def track_request(self, method: str, route: str, status: int, milliseconds: float) -> None:
         """Count an answer to an HTTP request. `route` is a template, never a path as it was sent."""
         try:
-            labels = (
-                method.upper() if method.upper() in _METHODS else "OTHER",
-                route,
-                str(status),
-                f"{status // 100}xx",
-            )
-            self._counters["http.requests"].labels(*labels).inc()
-            self._histograms["http.request_duration_ms"].labels(*labels).observe(milliseconds)
+            found = self._requests.get((method, route, status))
+            if found is None:
+                known = method.upper() if method.upper() in _METHODS else "OTHER"
+                labels = (known, route, str(status), f"{status // 100}xx")
+                found = (
+                    self._counters["http.requests"].labels(*labels),
+                    self._histograms["http.request_duration_ms"].labels(*labels),
+                )
+                if known == method:
+                    self._requests[method, route, status] = found
+            found[0].inc()
+            found[1].observe(milliseconds)
         except Exception:
             log.exception("a request was not counted")
+
+    def _bounded(self, name: str, labels: tuple[object, ...]) -> list[str]:
+        return [self._label(label, value) for label, value in zip(self._labels[name], labels, strict=True)]
 
     def _label(self, name: str, value: object) -> str:
         """A label's value: short, and one of a bounded number."""
@@ -121,17 +247,32 @@ class Metrics:
     def render(self, gauges: Mapping[str, float] | None = None) -> str:
         """All metrics as Prometheus text. `gauges` are what is going on now, by catalogue name."""
         lines: list[str] = []
-        for family in self.registry.collect():
+        for family in self.collect():
             lines += _family_lines(family)
+        now = self.gauges(gauges)
+        for name in GAUGES:
+            clean = _clean(f"smithers.{name}")
+            lines += [f"# TYPE {clean} gauge", f"{clean} {_number(now[name])}"]
+        return "\n".join(lines) + "\n"
+
+    def collect(self) -> list[Metric]:
+        """All counters and histograms as they are now, without their prefix as `documentation`; from any thread."""
+        with self._settling:
+            for type, count in list(self._seen.items()):
+                more = count - self._settled.get(type, 0)
+                self._settled[type] = count
+                for name in ("events.emitted_total", *BY_EVENT.get(type, ())):
+                    self._counters[name].inc(more)
+            return list(self.registry.collect())
+
+    def gauges(self, given: Mapping[str, float] | None = None) -> dict[str, float]:
+        """The gauges' values by catalogue name: the process's own, and those given by their full names."""
         now = {
             "smithers.process.uptime_seconds": time.monotonic() - self._began,
             "smithers.process.memory_rss_bytes": float(_rss_bytes()),
-            **(gauges or {}),
+            **(given or {}),
         }
-        for name in GAUGES:
-            clean = _clean(f"smithers.{name}")
-            lines += [f"# TYPE {clean} gauge", f"{clean} {_number(now.get(f'smithers.{name}', 0.0))}"]
-        return "\n".join(lines) + "\n"
+        return {name: now.get(f"smithers.{name}", 0.0) for name in GAUGES}
 
 
 _TOKENS = {
@@ -141,9 +282,17 @@ _TOKENS = {
     "cacheWriteTokens": "tokens.cache_write_total",
     "reasoningTokens": "tokens.reasoning_total",
 }
-_DETAILED = frozenset(
-    {"TokenUsageReported", "ToolCallFinished", "AgentEvent", "RunAutoResumeSkipped", "TimerFired", "TaskHeartbeat"}
-)
+_DETAILED = MEASURED.keys() | {
+    "AgentEvent",
+    "RunAutoResumeSkipped",
+    "SandboxCreated",
+    "TokenUsageReported",
+    "ToolCallFinished",
+}
+
+
+def _positive(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def _clean(name: str) -> str:

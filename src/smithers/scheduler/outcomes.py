@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from smithers.components.scope import Key
 from smithers.graph.plan import ContinueNode, Failure, LoopNode
+from smithers.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

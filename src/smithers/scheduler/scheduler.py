@@ -63,6 +63,8 @@ class Scheduler(Walker):
     @property
     def continuation(self) -> ContinueNode | LoopNode | None:
         """What hands this run over to a new one: nothing starts any more. The first in document order."""
+        if not self._continuations:
+            return None
         reached = [node for node in self._continuations if not node.region.chain_halted()]
         return min(reached, key=lambda node: node.ordinal, default=None)
 
@@ -74,6 +76,8 @@ class Scheduler(Walker):
         """
         if self.plan.region.halted or self.continuation is not None:
             return []
+        if not self.arrivals:
+            return self.queues.take(agent_room)
         found, self.arrivals = self.arrivals, []
         return [leaf for leaf in found if not leaf.region.chain_halted()] + self.queues.take(agent_room)
 
@@ -101,6 +105,8 @@ class Scheduler(Walker):
         Returns what to store. A state that is not done needs a new render; done ones have already gone on here. A loop
         at its `continue_as_new_every` threshold stays where it is and becomes the `continuation`.
         """
+        if not self.loops_at_end and not self._loops_ended:
+            return []
         changes: list[tuple[LoopNode, LoopState]] = []
         while self.loops_at_end:
             loops, self.loops_at_end = sorted(self.loops_at_end, key=lambda loop: loop.ordinal), []

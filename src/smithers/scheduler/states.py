@@ -9,6 +9,8 @@ from typing import Final
 class NodeState(StrEnum):
     """State of a node (`run, node id, iteration`), as stored and sent."""
 
+    __hash__ = str.__hash__  # an enum's own is a Python function, and states are looked up at every turn
+
     PENDING = "pending"
     IN_PROGRESS = "in-progress"
     FINISHED = "finished"

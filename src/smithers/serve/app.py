@@ -26,6 +26,7 @@ from smithers.control.control import Control
 from smithers.control.requests import cancel_run
 from smithers.control.streams import RunStream, StreamHub
 from smithers.errors import RunNotActive, RunNotFound
+from smithers.observability.feed import LogCounter
 from smithers.observability.metrics import CONTENT_TYPE, Metrics
 from smithers.settings import Settings
 
@@ -46,7 +47,7 @@ def create_serve_app(
     *,
     workflow: SmithersWorkflow,
     adapter: SmithersDb,
-    run_id: str,
+    run_id: str | Callable[[], str],
     abort: Abort | Callable[[], object] | None = None,
     auth_token: str | None = None,
     metrics: bool = True,
@@ -58,7 +59,8 @@ def create_serve_app(
     Args:
         workflow: the loaded workflow.
         adapter: the database that the run lives in; `SmithersDb(workflow.db)`.
-        run_id: the run, which may be started later than the app.
+        run_id: the run, which may be started later than the app; or what tells which it is at the moment, as for a run that
+            is continued as another.
         abort: set (or called) when a `POST /cancel` has cancelled the run.
         auth_token: what requests must carry; `SMITHERS_API_KEY` by default, an empty one asks for nothing.
         metrics: whether there is a `GET /metrics`.
@@ -84,16 +86,22 @@ class _Served:
         self,
         workflow: SmithersWorkflow,
         adapter: SmithersDb,
-        run_id: str,
+        run_id: str | Callable[[], str],
         abort: Abort | Callable[[], object] | None,
         metrics: Metrics,
     ) -> None:
         self.metrics = metrics
+        self._logs: dict[str, LogCounter] = {}
+        """What counts the events of each run that this was."""
         self._workflow = workflow
         self._adapter = adapter
-        self._run_id = run_id
+        self._which = run_id
         self._abort = abort
         self._hub: tuple[asyncio.AbstractEventLoop, StreamHub] | None = None
+
+    @property
+    def _run_id(self) -> str:
+        return self._which if isinstance(self._which, str) else self._which()
 
     def routes(self, *, with_metrics: bool) -> list[Route]:
         """The route table."""
@@ -112,7 +120,13 @@ class _Served:
                 "GET",
                 "/events",
                 self.events,
-                Doc("Follow the run's events", query=after, media_type="text/event-stream", errors=(404,)),
+                Doc(
+                    "Follow the run's events",
+                    query=after,
+                    answer=ref("StreamEvent"),
+                    media_type="text/event-stream",
+                    errors=(404,),
+                ),
             ),
             Route(
                 "GET",
@@ -180,7 +194,7 @@ class _Served:
         except BaseException:
             stream.close()
             raise
-        return EventStream(stream, call.drain)
+        return EventStream(stream, call.drain, goes_on=callable(self._which))
 
     async def _await_birth(self, stream: RunStream) -> None:
         """Wait for the run's row. Raises `RunNotFound` when it does not come."""
@@ -236,6 +250,11 @@ class _Served:
 
     async def show_metrics(self, call: Call) -> ASGIApp:
         """`GET /metrics`."""
+        run_id = self._run_id
+        if run_id not in self._logs:
+            self._logs[run_id] = LogCounter(lambda: self._adapter.store, run_id, self.metrics)
+        for log in self._logs.values():
+            await log.count()
         found = dict[str, float](await listing.gauges(self._control))
         return Response(self.metrics.render(found), 200, JSON_HEADERS, CONTENT_TYPE)
 

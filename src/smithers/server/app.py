@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -12,11 +13,11 @@ from smithers.asgi.guards import Guard
 from smithers.asgi.openapi import document
 from smithers.asgi.problems import JSON_HEADERS, json_response
 from smithers.asgi.routing import Call, Doc, HttpApp, Route
-from smithers.control.counting import EventFeed
 from smithers.control.hosting import Hosting, Place
-from smithers.control.listing import gauges
 from smithers.control.webhooks import WebhookDesk
 from smithers.control.workflows import WorkflowFiles
+from smithers.observability.feed import EventFeed
+from smithers.observability.lifecycle import log_event
 from smithers.observability.metrics import CONTENT_TYPE, Metrics
 from smithers.server.options import ServerOptions
 from smithers.server.people import PeopleRoutes
@@ -30,7 +31,7 @@ async def open_app(options: ServerOptions) -> AsyncGenerator[HttpApp]:
     metrics = Metrics()
 
     def opened(place: Place) -> None:
-        EventFeed(place.store, place.hub, metrics.track_event)
+        EventFeed(place.store, place.hub, metrics.track_event, log_event)
 
     hosting = Hosting(
         WorkflowFiles(options.root_dir),
@@ -40,6 +41,13 @@ async def open_app(options: ServerOptions) -> AsyncGenerator[HttpApp]:
         allow_network=options.allow_network,
     )
     desk: WebhookDesk | None = None
+    telemetry = None
+    if options.settings.otel_enabled:
+        from smithers.observability.telemetry import open_telemetry
+
+        telemetry = open_telemetry(options.settings)
+    if telemetry is not None:
+        telemetry.add(metrics, hosting.gauges)
     try:
         await hosting.start()
         if options.webhooks:
@@ -58,6 +66,9 @@ async def open_app(options: ServerOptions) -> AsyncGenerator[HttpApp]:
         if desk is not None:
             await desk.close()
         await hosting.close()
+        if telemetry is not None:
+            metrics.close()
+            await asyncio.to_thread(telemetry.close)
 
 
 def _spec_route(spec: dict[str, object]) -> Route:
@@ -89,8 +100,5 @@ class OpsRoutes:
 
     async def metrics(self, call: Call) -> ASGIApp:
         """`GET /metrics`."""
-        found: dict[str, float] = {}
-        for place in self._hosting.places:
-            for name, value in (await gauges(place.control)).items():
-                found[name] = found.get(name, 0) + value
+        found = await asyncio.to_thread(self._hosting.gauges)
         return Response(self._metrics.render(found), 200, JSON_HEADERS, CONTENT_TYPE)

@@ -18,6 +18,7 @@ from smithers.control.hosting import Hosting, Place
 from smithers.control.requests import cancel_run
 from smithers.errors import DbNotConfigured, InvalidRequest, NotFound, RunIdRequired, RunNotActive, RunNotFound
 from smithers.jsons import object_of
+from smithers.observability.context import launched_by
 
 MAX_RUN_ID = 256
 
@@ -95,7 +96,13 @@ class RunRoutes:
                 "GET",
                 f"{one}/events",
                 found(self.events),
-                Doc("Follow a run's events", query=after, media_type="text/event-stream", errors=(400, 404)),
+                Doc(
+                    "Follow a run's events",
+                    query=after,
+                    answer=ref("StreamEvent"),
+                    media_type="text/event-stream",
+                    errors=(400, 404),
+                ),
             ),
             Route(
                 "GET",
@@ -124,7 +131,8 @@ class RunRoutes:
                 self._hosting.files.find(path)
                 raise RunIdRequired("runId is required to resume a run")
             return await self._resume(path, run_id, limit)
-        started = await self._hosting.launch(path, input, run_id=run_id, max_concurrency=limit)
+        with launched_by(call.header("traceparent")):
+            started = await self._hosting.launch(path, input, run_id=run_id, max_concurrency=limit)
         return json_response({"runId": started})
 
     async def resume(self, call: Call) -> ASGIApp:

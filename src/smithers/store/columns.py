@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Annotated, Any, Literal, NewType, TypeAlias, Union, cast, get_args, get_origin
 
@@ -33,6 +33,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreConfig, PydanticSerializationError, SchemaSerializer, to_json
 
 from smithers.errors import InvalidElement, InvalidOutput
+from smithers.records import dataclass
 
 Kind: TypeAlias = Literal["boolean", "number-int", "number-real", "text", "json"]
 SqlValue: TypeAlias = int | float | str | bytes | None

@@ -8,10 +8,13 @@ owner. Both dialects implement `Store`; SQL lives below, in `sqlite/`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+from pathlib import PurePath
 from typing import NamedTuple, Protocol
 
 from smithers.events import EventDraft
+from smithers.records import dataclass
+from smithers.store.calls import JournalEntry
 from smithers.store.columns import TableDef
 
 SqlValue = None | int | float | str | bytes
@@ -84,6 +87,19 @@ class NewRun:
     idempotency_key: str | None = None
     status: str = "running"
     events: tuple[EventDraft, ...] = ()
+    workflow_key: str | None = None
+    """The name that a gateway serves the workflow by."""
+    is_system: bool = False
+    """Whether lists leave the run out unless they are asked for it."""
+    started_by_json: str | None = None
+    """Which program asked for the run, and why, as it told."""
+
+    @property
+    def listed_as(self) -> str:
+        """The workflow's key in lists, unless a workflow of its own name is registered."""
+        if self.workflow_key is not None:
+            return self.workflow_key
+        return PurePath(self.workflow_path).stem if self.workflow_path else self.workflow_name
 
 
 @dataclass(slots=True)
@@ -266,7 +282,7 @@ class LoopRow(NamedTuple):
 
 
 class FrameRow(NamedTuple):
-    """A stored frame; `smithers.graph.delta` decodes `tree`."""
+    """A stored frame; `smithers.graph.frames` decodes `tree`."""
 
     frame_no: int
     created_at_ms: int
@@ -340,6 +356,15 @@ class Store(Protocol):
 
     async def commit(self, step: Step) -> Committed:
         """Write a step. Raises `LeaseLost`, `CancelRequested`, `NewWakeup` or `LaunchedBefore` when it may not be written."""
+        ...
+
+    async def journal(self, entry: JournalEntry) -> None:
+        """Write an entry about a tool call; durable on return. Raises `LeaseLost`, or `CancelRequested` for a beginning."""
+        ...
+
+    def journal_soon(self, entry: JournalEntry, resolve: Callable[[BaseException | None], None]) -> None:
+        """Have an entry written, after what was handed in before and before what is handed in later. `resolve` is told how
+        it went, on another thread."""
         ...
 
     async def finalize_cancel(self, run_id: str, now_ms: int, fence: tuple[str, int] | None) -> bool:

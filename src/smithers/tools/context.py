@@ -1,23 +1,25 @@
 """The tool context: where tools work, what they may do, and for which attempt. One per attempt, found by contextvar.
 
-The engine enters `tool_context` around an attempt's work; worker threads get it with their copy of the context. How
-calls are recorded is `journal.py`'s.
+It is the attempt's own, which `smithers.ambient` names, unless the calling code is within a `tool_context` of its own;
+worker threads get both with their copy of the context. How calls are recorded is `journal.py`'s.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from smithers import ambient
 from smithers.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from smithers.ambient import ToolHost
     from smithers.tools.journal import Journal
 
 SandboxMode = Literal["required", "off"]
@@ -26,6 +28,22 @@ TIMEOUT_MS = 60_000
 _MOST_OUTPUT_BYTES = 10 * 1024 * 1024
 _LONGEST_TIMEOUT_MS = 3_600_000
 _NOT_A_ROOT = ("/proc", "/sys", "/dev")
+
+
+class _Calls:
+    """Counts an attempt's calls, over all contexts that they are made in."""
+
+    def __init__(self) -> None:
+        self._all = 0
+        self._by_tool = Counter[str]()
+        self._lock = threading.Lock()
+
+    def count(self, tool_name: str) -> tuple[int, int]:
+        """The number of the next call: among all, and among those of this tool."""
+        with self._lock:
+            self._all += 1
+            self._by_tool[tool_name] += 1
+            return self._all, self._by_tool[tool_name]
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -39,6 +57,9 @@ class ToolContext:
         timeout_ms: the longest that a command or search may take, in milliseconds.
         sandbox: `"required"`: commands run isolated or not at all; `"off"`: without isolation, by explicit choice.
         aborted: set when the attempt should stop.
+
+    Raises:
+        InvalidInput: a value is out of its bounds.
     """
 
     root_dir: Path
@@ -52,9 +73,29 @@ class ToolContext:
     journal: Journal | None = None
     sandbox: SandboxMode = "required"
     aborted: threading.Event | None = None
-    _seq: int = 0
-    _positions: Counter[str] = field(default_factory=Counter[str])
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _calls: _Calls = field(default_factory=_Calls)
+    _is_checked: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_output_bytes <= _MOST_OUTPUT_BYTES:
+            _refuse("max_output_bytes", self.max_output_bytes, f"1 to {_MOST_OUTPUT_BYTES}")
+        if not 1 <= self.timeout_ms <= _LONGEST_TIMEOUT_MS:
+            _refuse("timeout_ms", self.timeout_ms, f"1 to {_LONGEST_TIMEOUT_MS}")
+        if self.sandbox not in ("required", "off"):
+            _refuse("sandbox", self.sandbox, "'required' or 'off'")
+
+    def check_root(self) -> None:
+        """Hold the folder to what `checked_root` asks of it, once. Raises `InvalidInput`."""
+        if not self._is_checked:
+            checked_root(self.root_dir)
+            self._is_checked = True
+
+    def adopt(self, outer: ToolContext) -> None:
+        """Work for the attempt that another context works for: its name, journal, count of calls and end."""
+        self.run_id, self.node_id = outer.run_id, outer.node_id
+        self.iteration, self.attempt = outer.iteration, outer.attempt
+        self.journal, self._calls = outer.journal, outer._calls
+        self.aborted = self.aborted or outer.aborted
 
     def next_call(self, tool_name: str) -> tuple[int, str | None]:
         """The number of the next call of this attempt, from 1, and its idempotency key; no key outside a run.
@@ -62,10 +103,7 @@ class ToolContext:
         The key counts the calls of one tool only: how many files an earlier attempt read does not change the key of its
         second order.
         """
-        with self._lock:
-            self._seq += 1
-            self._positions[tool_name] += 1
-            seq, position = self._seq, self._positions[tool_name]
+        seq, position = self._calls.count(tool_name)
         if self.run_id is None or self.node_id is None:
             return seq, None
         return seq, f"smithers:{self.run_id}:{self.node_id}:{self.iteration}:{tool_name}:{position}"
@@ -79,86 +117,38 @@ class ToolContext:
         return found
 
 
-class DeferredContext:
-    """A context that is made, and its folder looked at, when the first tool asks for it: most tasks use none."""
+class _Chosen(NamedTuple):
+    """A context that code has chosen, and the attempt that it did so in: work of another attempt is not bound by it."""
 
-    __slots__ = ("_lock", "_made", "_make")
-
-    def __init__(self, make: Callable[[], ToolContext]) -> None:
-        self._make = make
-        self._made: ToolContext | None = None
-        self._lock = threading.Lock()
-
-    def get(self) -> ToolContext:
-        """The context; the same one for all who share this. Raises `InvalidInput`."""
-        with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
+    attempt: ToolHost | None
+    context: ToolContext
 
 
-_current: ContextVar[ToolContext | DeferredContext | None] = ContextVar("smithers_tool_context", default=None)
+_chosen: ContextVar[_Chosen | None] = ContextVar("smithers_tool_context", default=None)
 
 
 def current_context() -> ToolContext:
-    """The tool context of the calling code; outside one: the current folder, no network, no journal.
+    """The tool context of the calling code; outside a task: the current folder, no network, no journal.
 
     Raises `InvalidInput` where the run's root folder is none that tools may work in.
     """
-    found = _current.get()
-    if isinstance(found, DeferredContext):
-        return found.get()
-    return found or ToolContext(root_dir=Path.cwd())
+    host, chosen = ambient.attempt.get(), _chosen.get()
+    if chosen is not None and chosen.attempt is host:
+        return chosen.context
+    if host is None:
+        return ToolContext(root_dir=Path.cwd())
+    context = host.tool_context()
+    context.check_root()
+    return context
 
 
-def enter(context: DeferredContext) -> Token[ToolContext | DeferredContext | None]:
-    """Have the calling code's tools work in this context, until `leave` is called with what this gives."""
-    return _current.set(context)
-
-
-def leave(token: Token[ToolContext | DeferredContext | None]) -> None:
-    """End what `enter` began."""
-    _current.reset(token)
-
-
-def make_context(
-    root_dir: Path | str | None = None,
-    *,
-    allow_network: bool = False,
-    max_output_bytes: int = MAX_OUTPUT_BYTES,
-    timeout_ms: int = TIMEOUT_MS,
-    run_id: str | None = None,
-    node_id: str | None = None,
-    iteration: int = 0,
-    attempt: int = 0,
-    journal: Journal | None = None,
-    sandbox: SandboxMode = "required",
-    aborted: threading.Event | None = None,
-) -> ToolContext:
-    """A tool context; see `tool_context` for the arguments. Raises `InvalidInput`."""
-    if not 1 <= max_output_bytes <= _MOST_OUTPUT_BYTES:
-        _refuse("max_output_bytes", max_output_bytes, f"1 to {_MOST_OUTPUT_BYTES}")
-    if not 1 <= timeout_ms <= _LONGEST_TIMEOUT_MS:
-        _refuse("timeout_ms", timeout_ms, f"1 to {_LONGEST_TIMEOUT_MS}")
-    if sandbox not in ("required", "off"):
-        _refuse("sandbox", sandbox, "'required' or 'off'")
+def checked_root(root_dir: Path | str | None) -> Path:
+    """The absolute path of a folder that tools may work in; of the current one for None. Raises `InvalidInput`."""
     root = Path.cwd() if root_dir is None else Path(root_dir).absolute()
     text = str(root.resolve())
     if text == "/" or any(text == place or text.startswith(place + "/") for place in _NOT_A_ROOT):
         _refuse("root_dir", text, "a folder of files, not the whole system")
-    return ToolContext(
-        root_dir=root,
-        allow_network=allow_network,
-        max_output_bytes=max_output_bytes,
-        timeout_ms=timeout_ms,
-        run_id=run_id,
-        node_id=node_id,
-        iteration=iteration,
-        attempt=attempt,
-        journal=journal,
-        sandbox=sandbox,
-        aborted=aborted,
-    )
+    return root
 
 
 @contextmanager
@@ -176,19 +166,21 @@ def tool_context(
     sandbox: SandboxMode = "required",
     aborted: threading.Event | None = None,
 ) -> Generator[ToolContext]:
-    """Within it, tools work as the arguments say, see `ToolContext`.
+    """Within it, tools work as the arguments say, see `ToolContext`. In a task they go on to work for its attempt: their
+    calls are recorded, keyed and stopped as all others of it are.
 
     Args:
         root_dir: the current folder by default.
         max_output_bytes: 1 to 10 MiB.
         timeout_ms: 1 ms to 1 hour.
+        run_id, node_id, iteration, attempt: an attempt to work for that is not the engine's.
         journal: takes a record of each call before and after it; only with `run_id` and `node_id`.
 
     Raises:
         InvalidInput: a value is out of its bounds.
     """
-    context = make_context(
-        root_dir,
+    context = ToolContext(
+        root_dir=checked_root(root_dir),
         allow_network=allow_network,
         max_output_bytes=max_output_bytes,
         timeout_ms=timeout_ms,
@@ -200,11 +192,14 @@ def tool_context(
         sandbox=sandbox,
         aborted=aborted,
     )
-    token = _current.set(context)
+    host, outer = ambient.attempt.get(), _chosen.get()
+    if host is not None and run_id is None and journal is None:
+        context.adopt(outer.context if outer is not None and outer.attempt is host else host.tool_context())
+    token = _chosen.set(_Chosen(host, context))
     try:
         yield context
     finally:
-        _current.reset(token)
+        _chosen.reset(token)
 
 
 def _refuse(name: str, value: object, wanted: str) -> None:

@@ -64,11 +64,13 @@ class Journal(Protocol):
     async work, another one's where a worker thread runs a loop of its own."""
 
     async def intended(self, record: ToolCallRecord) -> None:
-        """Keep a record of a call that is about to run. Durable on return; raising keeps the call from running."""
+        """Keep a record of a call that is about to run. If it has a side effect, the record is durable on return.
+        Raising keeps the call from running."""
         ...
 
     async def finished(self, record: ToolCallRecord) -> None:
-        """Complete the record with the same `call_token`: status, output or error, and the time."""
+        """Complete the record with the same `call_token`: status, output or error, and the time. As durable as its
+        beginning was."""
         ...
 
 
@@ -123,15 +125,16 @@ async def recorded(spec: ToolSpec, arguments: object, call: Callable[[ToolCtx], 
     record = _record(spec, context, ctx, arguments) if journal is not None else None
     if journal is None or record is None:
         return await call(ctx)
+    limit = context.max_output_bytes
     await journal.intended(record)
     try:
         value = await call(ctx)
     except BaseException as error:  # cancellation too: the effect may have happened
-        text = to_json(error_object(error, with_stack=False)).decode()
+        text = _error(error, limit)
         done = replace(record, status=CallStatus.UNKNOWN, finished_at_ms=_now_ms(), error_json=text)
         await asyncio.shield(journal.finished(done))
         raise
-    done = replace(record, status=CallStatus.SUCCEEDED, finished_at_ms=_now_ms(), output_json=_json(value))
+    done = replace(record, status=CallStatus.SUCCEEDED, finished_at_ms=_now_ms(), output_json=_json(value, limit))
     await asyncio.shield(journal.finished(done))
     return value
 
@@ -147,7 +150,7 @@ def _record(spec: ToolSpec, context: ToolContext, ctx: ToolCtx, arguments: objec
         seq=ctx.seq,
         call_token=uuid4().hex,
         tool_name=spec.name,
-        input_json=_json(arguments),
+        input_json=_json(arguments, context.max_output_bytes),
         started_at_ms=_now_ms(),
         side_effect=spec.side_effect,
         idempotent=spec.idempotent,
@@ -181,11 +184,26 @@ def retry_warning(earlier: Iterable[ToolCallRecord]) -> str | None:
     return "\n".join(lines)
 
 
-def _json(value: object) -> str:
+def _json(value: object, limit: int) -> str:
+    """JSON of at most `limit` bytes or so; of more, an object with its size and its beginning."""
     try:
-        return to_json(value, inf_nan_mode="null").decode()
+        text = to_json(value, inf_nan_mode="null")
     except Exception:  # what JSON cannot hold is kept as well as it can be
-        return to_json(json_safe(value)).decode()
+        text = to_json(json_safe(value))
+    if len(text) > limit:
+        head = text[: limit // 2].decode(errors="ignore")  # as a JSON string it may take twice its length
+        text = to_json({"truncated": True, "bytes": len(text), "head": head})
+    return text.decode()
+
+
+def _error(error: BaseException, limit: int) -> str:
+    found = error_object(error, with_stack=False)
+    text = to_json(found)
+    if len(text) > limit:
+        text = to_json(
+            {name: str(found[name])[:_WARNED_CHARS] for name in ("name", "code", "message") if name in found}
+        )
+    return text.decode()
 
 
 def _now_ms() -> int:

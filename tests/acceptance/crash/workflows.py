@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -28,6 +29,7 @@ from smithers.engine.runtime import task_runtime
 from smithers.errors import AlreadyDecided
 from smithers.store import open_store
 from smithers.store.sqlite import reads
+from smithers.tools import ToolCtx, define_tool
 
 RUN = "book"
 DATABASE = "runs.db"
@@ -240,7 +242,79 @@ def _bulk(id: str) -> Task:
     return Task(id, output=Word)[run]
 
 
-WORKFLOWS: dict[str, SmithersWorkflow] = {w.function_name: w for w in (mixed, doomed, slow, asking, bulky)}
+CALLS = "calls.txt"
+"""What tools were called with, and what a task or an agent was told of earlier calls."""
+
+
+class Amount(BaseModel):
+    """What a payment is called with."""
+
+    of: int
+
+
+def note_call(line: str) -> None:
+    """Put a line on record."""
+    append_line(task_runtime().root_dir / CALLS, line)
+
+
+@define_tool(name="notify", schema=Amount, side_effect=True)
+async def notify(args: Amount, ctx: ToolCtx) -> str:
+    """Tell somebody of an amount."""
+    note_call(f"notify {args.of} {ctx.idempotency_key}")
+    return "told"
+
+
+@define_tool(name="pay", schema=Amount, side_effect=True)
+async def pay(args: Amount, ctx: ToolCtx) -> str:
+    """Pay an amount. The first time the process dies over it, once the amount is paid."""
+    is_first = not any(line.startswith("pay ") for line in calls_of(task_runtime().root_dir))
+    note_call(f"pay {args.of} {ctx.idempotency_key}")
+    if is_first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "paid"
+
+
+def calls_of(folder: Path) -> list[str]:
+    """Every call and warning so far, in order."""
+    path = folder / CALLS
+    return path.read_text().splitlines() if path.exists() else []
+
+
+async def _notify() -> Mark:
+    record_execution()
+    return Mark(by=await notify(of=1))
+
+
+async def _pay() -> Mark:
+    record_execution()
+    for call in task_runtime().earlier_calls():
+        note_call(f"earlier {call.tool_name} {call.status.value}")
+    await notify(of=2)
+    return Mark(by=await pay(of=2))
+
+
+async def _agent(prompt: str) -> dict[str, object]:
+    record_execution()
+    told = next((line for line in prompt.splitlines() if line.startswith("- attempt")), "nothing")
+    note_call(f"told {told}")
+    return {"by": await pay(of=3)}
+
+
+@smithers
+def paying(ctx: Context[dict[str, object]]) -> Workflow:
+    """Calls tools of which one kills the process: within a function."""
+    return Workflow("paying")[Task("notify", output=Mark)[_notify], Task("pay", output=Mark)[_pay], work("last")]
+
+
+@smithers
+def buying(ctx: Context[dict[str, object]]) -> Workflow:
+    """The same within an agent."""
+    return Workflow("buying")[Task("notify", output=Mark)[_notify], Task("pay", output=Mark, agent=_agent)["Pay."]]
+
+
+WORKFLOWS: dict[str, SmithersWorkflow] = {
+    w.function_name: w for w in (mixed, doomed, slow, asking, bulky, paying, buying)
+}
 
 IN_ORDER = ("plan", "outline", "flaky", "write", "open", "early", "ship", "late", "rest", "risky", "rescue", "cleanup")
 """Nodes of `mixed` that finish (or fail) one after the other."""

@@ -18,7 +18,7 @@ WORKFLOW = """
 import asyncio
 from pathlib import Path
 from pydantic import BaseModel
-from smithers import Approval, Loop, Parallel, Sequence, Task, Timer, WaitForEvent, Workflow, create_smithers
+from smithers import Approval, HumanTask, Loop, Parallel, Sequence, Task, Timer, WaitForEvent, Workflow, create_smithers
 
 class Row(BaseModel):
     text: str = ""
@@ -30,7 +30,11 @@ class Verdict(BaseModel):
 class Ping(BaseModel):
     n: int = 0
 
-smithers, outputs = create_smithers({{"row": Row, "verdict": Verdict, "ping": Ping}}, db={db!r})
+class Choice(BaseModel):
+    selected: str = ""
+    notes: str | None = None
+
+smithers, outputs = create_smithers({{"row": Row, "verdict": Verdict, "ping": Ping, "choice": Choice}}, db={db!r})
 VERSION = {version!r}
 
 def note(name):
@@ -55,6 +59,9 @@ def flow(ctx):
         wants("fail") and Task(id="bad", output=outputs.row)[broken],
         wants("slow") and Task(id="slow", output=outputs.row)[forever],
         wants("ask") and Approval(id="ship/it", output=outputs.verdict, request={{"title": "Ship it?"}}),
+        wants("choose") and Approval(id="pick", output=outputs.choice, mode="select", request={{"title": "Which?"}},
+                                     options=[{{"key": "a", "label": "A"}}, {{"key": "b", "label": "B"}}]),
+        wants("question") and HumanTask(id="how-many", output=outputs.ping)["How many?"],
         wants("wait") and WaitForEvent(id="ping", event="ping", correlation_id=wants("key"), output=outputs.ping),
         wants("timer") and Timer(id="later", duration=wants("timer")),
         wants("many") and [Task(id=f"t{{i}}", output=outputs.row)[note("many")] for i in range(wants("many"))],
@@ -66,8 +73,9 @@ def flow(ctx):
 class Folder:
     """A folder with a workflow file, its database and a log of what its tasks did."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str = WORKFLOW) -> None:
         self.path = path
+        self.text = text
         self.workflow = path / "flow.py"
         self.db = path / "flow.db"
         self.log = path / "log.txt"
@@ -76,7 +84,7 @@ class Folder:
 
     def write(self, version: str) -> None:
         """Write the workflow file; tasks return its version."""
-        self.workflow.write_text(WORKFLOW.format(db=str(self.db), log=str(self.log), version=version))
+        self.workflow.write_text(self.text.format(db=str(self.db), log=str(self.log), version=version))
 
     def done(self) -> list[str]:
         """What tasks did, in order."""

@@ -194,3 +194,14 @@ def test_the_app_works_below_a_prefix_of_a_larger_one(served: Served) -> None:
         assert client.get("/runs/one/health").json() == {"ok": True}
         assert code(client.get("/runs/one/metrics")) == (404, "NOT_FOUND")
         assert client.post("/runs/one/approve/ship%2Fit").json() == {"runId": "r"}
+
+
+def test_metrics_tell_of_the_run_whoever_drives_it(served: Served) -> None:
+    with client_of(served.app()) as client:
+        assert "smithers_runs_total 0\n" in client.get("/metrics").text
+        served.run(ask=True)
+        found = client.get("/metrics").text
+        assert "smithers_runs_total 1\n" in found
+        assert "smithers_approvals_requested 1\n" in found
+        assert "smithers_approval_pending 1\n" in found
+        assert client.get("/metrics").text.count("smithers_runs_total 1\n") == 1

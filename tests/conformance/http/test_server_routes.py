@@ -464,3 +464,47 @@ def test_lists_need_a_database_of_the_server(tmp_path: Path) -> None:
         client.until(run_id, "waiting-approval")
         assert client.http.post(f"/v1/runs/{run_id}/nodes/ship%2Fit/approve").status_code == 200
         client.until(run_id, "finished")
+
+
+def test_a_run_belongs_to_its_launchers_trace(client: Client) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    for sent, stored in ((parent, True), ("nonsense", False)):
+        body = {"workflowPath": str(client.folder.workflow)}
+        run_id = client.http.post("/v1/runs", json=body, headers={"traceparent": sent}).json()["runId"]
+        client.until(run_id, "finished")
+        row = next(row for row in client.http.get("/v1/runs").json() if row["runId"] == run_id)
+        assert (parent in row["configJson"]) is stored
+
+
+def test_an_answer_quotes_no_credentials(client: Client) -> None:
+    secret = "QZX0123456789QZX"
+    for path in (f"password={secret}.py", f"postgres://me:{secret}@host/x.py"):
+        answer = client.http.post("/v1/runs", json={"workflowPath": path})
+        assert answer.status_code >= 400
+        assert secret not in answer.text
+
+
+def test_a_question_is_answered_by_the_approve_route(client: Client) -> None:
+    run_id = client.start(question=True)
+    client.until(run_id, "waiting-approval", "waiting-event")
+    node = f"/v1/runs/{run_id}/nodes/how-many"
+
+    assert code(client.http.post(f"{node}/approve", json={})) == (400, "INVALID_REQUEST")
+    assert code(client.http.post(f"{node}/approve", json={"value": {"n": "many"}})) == (400, "INVALID_REQUEST")
+    assert code(client.http.post(f"{node}/deny", json={})) == (409, "INVALID_REQUEST")
+    assert client.http.post(f"{node}/approve", json={"value": {"n": 4}, "decidedBy": "ann"}).status_code == 200
+    assert code(client.http.post(f"{node}/approve", json={"value": {"n": 5}})) == (409, "INVALID_REQUEST")
+
+    client.until(run_id, "finished")
+
+
+def test_a_choice_is_made_by_the_approve_route(client: Client) -> None:
+    run_id = client.start(choose=True)
+    client.until(run_id, "waiting-approval")
+    node = f"/v1/runs/{run_id}/nodes/pick"
+
+    assert code(client.http.post(f"{node}/approve", json={"decision": "a"})) == (400, "INVALID_REQUEST")
+    assert code(client.http.post(f"{node}/approve", json={"decision": {"selected": "c"}})) == (400, "INVALID_REQUEST")
+    assert client.http.post(f"{node}/approve", json={"decision": {"selected": "b"}}).status_code == 200
+
+    client.until(run_id, "finished")

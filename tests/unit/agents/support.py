@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -45,6 +45,7 @@ def make_call(
     messages: object | None = None,
     max_schema_retries: int = 3,
     allow_tools: tuple[str, ...] | None = None,
+    as_tools: Callable[[Sequence[Callable[..., object]]], Sequence[object]] = tuple,
     recorder: Recorder | None = None,
 ) -> AgentCall:
     heard = recorder or Recorder()
@@ -61,6 +62,7 @@ def make_call(
         on_event=heard.events.append,
         on_text=lambda text, stream: heard.texts.append((text, stream)),
         allow_tools=allow_tools,
+        as_tools=as_tools,
     )
 
 

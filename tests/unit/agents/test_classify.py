@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smithers.agents.classify import cause_of, classify_exception, classify_failure, find_reset, is_limit_banner
-from smithers.agents.redaction import redact
 from smithers.errors import (
     AgentAuthFailed,
     AgentConfigInvalid,
@@ -18,6 +17,7 @@ from smithers.errors import (
     AgentQuotaExceeded,
     AgentSessionLost,
 )
+from smithers.observability.redaction import redact
 
 NOW = datetime(2026, 6, 10, 12, 0, tzinfo=UTC)
 

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, cast
 
 import pydantic_ai
 import pytest
@@ -30,6 +31,7 @@ from smithers.errors import (
     InvalidOutput,
     error_object,
 )
+from smithers.tools import as_pydantic_tools, define_tool, read
 
 models.ALLOW_MODEL_REQUESTS = False
 
@@ -329,6 +331,34 @@ def test_what_is_missing_is_named(missing: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv(missing)
     with pytest.raises(AgentConfigInvalid, match=missing):
         run(openai_compatible())
+
+
+class Order(BaseModel):
+    sku: str
+
+
+def test_tools_of_ours_and_plain_functions_are_offered_with_their_schemas() -> None:
+    def count(sku: str) -> int:
+        """How many there are."""
+        return len(sku)
+
+    @define_tool(name="buy", schema=Order, description="Buy.")
+    def buy(args: Order) -> str:
+        return args.sku
+
+    @define_tool(name="sell", schema=Order, description="Sell.")
+    def sell(args: Order) -> str:
+        return args.sku
+
+    with serving(Endpoint()) as endpoint:
+        agent = openai_compatible("m", base_url=endpoint.url, api_key="k-12345678", tools=[buy, read, count])
+        run(agent, make_call(as_tools=as_pydantic_tools))
+    sent = cast("list[dict[str, dict[str, Any]]]", endpoint.asked[0]["tools"])
+    offered = {tool["function"]["name"]: tool["function"] for tool in sent}
+    assert {"buy", "read", "count"} <= offered.keys()
+    assert offered["buy"]["parameters"]["required"] == ["sku"]
+    ids = [openai_compatible("m", tools=[tool]).id for tool in (buy, sell, read, count)]
+    assert len(set(ids)) == 4
 
 
 def test_the_key_is_no_part_of_the_id() -> None:

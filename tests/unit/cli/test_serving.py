@@ -12,14 +12,20 @@ def test_listening_beyond_this_machine_needs_a_token_or_insecure(cli: Cli, monke
     monkeypatch.delenv("SMITHERS_API_KEY", raising=False)
     cli.write("one")
     done = cli("up", "one.py", "--serve", "--host", "0.0.0.0", "--port", "0", "--format", "json")
-    assert (done.code, at(done.json, "error", "code")) == (4, "SERVER_INSECURE_BIND")
+    assert (done.code, at(done.json, "error", "code")) == (4, "SERVE_INSECURE_BIND")
     assert not (cli.folder / "smithers.db").exists()
 
 
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        ("--serve --detach", "--serve: not together with --detach"),
+        ("--no-metrics", "--no-metrics: belongs to --serve"),
+        ("--supervise", "SUPERVISE_REQUIRES_DETACH_OR_SERVE"),
+        ("--supervise-dry-run --serve", "belongs to --supervise"),
+        ("--supervise --serve --supervise-interval 0", "--supervise-interval: must be longer"),
+        ("--supervise --serve --supervise-max-concurrent 0", "--supervise-max-concurrent"),
+        ("--supervise --detach --supervise-stale-threshold soon", "is not a duration"),
+        ("--detach --serve --host 0.0.0.0", "SERVE_INSECURE_BIND"),
         ("--serve --port 65536", "--port: must be"),
         ("--port 7331", "--port: belongs to --serve"),
         ("--host 127.0.0.1", "--host: belongs to --serve"),

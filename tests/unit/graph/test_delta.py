@@ -11,19 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smithers.errors import StorageCorrupt, StorageError
-from smithers.graph.delta import (
-    KEYFRAME_EVERY,
-    Insert,
-    Op,
-    Remove,
-    Set,
-    apply,
-    decode_frame,
-    decode_ops,
-    diff,
-    encode_frame,
-    encode_ops,
-)
+from smithers.graph.delta import Insert, Op, Remove, Set, apply, decode_ops, diff, encode_ops
+from smithers.graph.frames import KEYFRAME_EVERY, decode_frame, encode_frame
 from smithers.graph.tree import MAX_DEPTH, FrameTree, TreeNode, canonical
 
 # Few distinct words, so that ids collide, repeat, move and vanish.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
-from pydantic_ai import Agent
+from pydantic_ai import Agent, ModelRetry, Tool
 from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
 from pydantic_ai.models.function import AgentInfo, FunctionModel
 
@@ -90,3 +90,22 @@ def test_the_five_tools_have_schemas_and_descriptions() -> None:
     bash = made["bash"].function_schema.json_schema
     assert bash["required"] == ["cmd"]
     assert set(bash["properties"]) == {"cmd", "args", "opts"}
+
+
+def test_functions_that_are_not_async_and_tools_of_pydantic_ai_are_taken_too() -> None:
+    def double(n: int) -> int:
+        """Double a number."""
+        return 2 * n
+
+    def picky(n: int) -> int:
+        """Refuse a number."""
+        raise ModelRetry("another one")
+
+    ready = Tool[object](double, name="ready")
+    made = {tool.name: tool for tool in as_pydantic_tools([double, picky, ready])}
+
+    assert made["ready"] is ready
+    assert made["double"].description == "Double a number."
+    assert asyncio.run(made["double"].function(n=2)) == 4  # type: ignore[call-arg]
+    with pytest.raises(ModelRetry):  # pydantic-ai's own way to ask again
+        asyncio.run(made["picky"].function(n=2))  # type: ignore[call-arg]

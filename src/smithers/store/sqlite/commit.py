@@ -23,13 +23,13 @@ insert_statement = lru_cache(maxsize=4096)(insert_sql)
 
 def write_step(connection: apsw.Connection, step: Step) -> Committed:
     """Write a step. Raises `LeaseLost`, `CancelRequested`, `NewWakeup` or `LaunchedBefore` when it may not be written."""
-    execute = connection.execute
     if step.launch is not None:
         run_id, is_new = control.launch(connection, step.launch)
         if not is_new:
             raise LaunchedBefore(run_id)
     run_id, now, frame = step.run_id, step.now_ms, step.frame_no
-    fence = execute(
+    cursor = connection.cursor()  # one for all: each is a new object that the connection keeps track of
+    fence = cursor.execute(
         sql.FENCE,
         (len(step.events), len(step.outputs), frame, run_id, step.owner, step.epoch, step.ignores_cancel),
     ).fetchone()
@@ -38,7 +38,7 @@ def write_step(connection: apsw.Connection, step: Step) -> Committed:
     first_seq = fence[0] - len(step.events)
     first_output = fence[1] - len(step.outputs)
     if step.nodes:
-        connection.executemany(
+        cursor.executemany(
             sql.NODE,
             [
                 (
@@ -58,32 +58,32 @@ def write_step(connection: apsw.Connection, step: Step) -> Committed:
             ],
         )
     if step.attempts:
-        connection.executemany(
+        cursor.executemany(
             sql.ATTEMPT,
             [(run_id, a[0], a[1], a[2], a[3], frame, *a[4:]) for a in step.attempts],
         )
     if step.outputs:
-        _write_outputs(connection, step)
+        _write_outputs(cursor, step)
     if step.events:
-        connection.executemany(
+        cursor.executemany(
             sql.EVENT,
             [(run_id, seq, now, frame, *event) for seq, event in enumerate(step.events, first_seq)],
         )
     for name, parameters in step.rows:
-        execute(sql.ROWS[name], parameters)
+        cursor.execute(sql.ROWS[name], parameters)
     if step.successor is not None:
-        control.launch(connection, step.successor)
+        control.launch(connection, step.successor, heir_of=run_id)
     if step.status is not None:
         _write_status(connection, step)
     return Committed(first_seq, first_output, fence[2] is not None)
 
 
-def _write_outputs(connection: apsw.Connection, step: Step) -> None:
+def _write_outputs(cursor: apsw.Cursor, step: Step) -> None:
     by_table: dict[TableDef, list[tuple[SqlValue, ...]]] = {}
     for table, node_id, iteration, values in step.outputs:
         by_table.setdefault(table, []).append((step.run_id, node_id, iteration, *values))
     for table, rows in by_table.items():
-        connection.executemany(insert_statement(table), rows)
+        cursor.executemany(insert_statement(table), rows)
 
 
 def _write_status(connection: apsw.Connection, step: Step) -> None:

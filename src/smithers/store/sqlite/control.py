@@ -13,15 +13,18 @@ import apsw
 
 from smithers.errors import AlreadyDecided, InvalidInput, NodeNotFound, RunAlreadyExists, RunNotActive, RunNotFound
 from smithers.events import EventDraft
-from smithers.store.interface import TIMED_OUT, ApprovalRow, HumanRow, NewRun, RunRow, StoredSignal
+from smithers.store.interface import TIMED_OUT, ApprovalRow, HumanRow, NewRun, RunRow, SqlValue, StoredSignal
 from smithers.store.sqlite import reads
 from smithers.store.sqlite import statements as sql
 
 TERMINAL = ("finished", "failed", "cancelled", "continued")
 
 
-def launch(connection: apsw.Connection, run: NewRun) -> tuple[str, bool]:
-    """Store a new run, unless its idempotency key names one that is there. Raises `RunAlreadyExists`."""
+def launch(connection: apsw.Connection, run: NewRun, *, heir_of: str | None = None) -> tuple[str, bool]:
+    """Store a new run, unless its idempotency key names one that is there. Raises `RunAlreadyExists`.
+
+    A run that goes on for another (`heir_of`) is listed as that one is, and as started by whom that one was.
+    """
     if run.idempotency_key is not None:
         row = connection.execute(
             "SELECT run_id FROM _smithers_run_specs WHERE idempotency_key = ?", (run.idempotency_key,)
@@ -48,9 +51,19 @@ def launch(connection: apsw.Connection, run: NewRun) -> tuple[str, bool]:
     ).fetchone()
     if stored is None:
         raise RunAlreadyExists(run.run_id)
+    listed: tuple[SqlValue, ...] = (run.workflow_key, run.listed_as, int(run.is_system), run.started_by_json)
+    if heir_of is not None:
+        listed = (
+            connection.execute(
+                "SELECT workflow_key, listed_as, is_system, started_by_json FROM _smithers_run_specs WHERE run_id = ?",
+                (heir_of,),
+            ).fetchone()
+            or listed
+        )
     connection.execute(
-        "INSERT INTO _smithers_run_specs (run_id, input_json, config_json, idempotency_key) VALUES (?, ?, ?, ?)",
-        (run.run_id, run.input_json, run.config_json, run.idempotency_key),
+        "INSERT INTO _smithers_run_specs (run_id, input_json, config_json, idempotency_key, created_at_ms, workflow_key, "
+        "listed_as, is_system, started_by_json) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (run.run_id, run.input_json, run.config_json, run.idempotency_key, run.now_ms, *listed),
     )
     for seq, event in enumerate(run.events):
         connection.execute(sql.EVENT, (run.run_id, seq, run.now_ms, 0, *event))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -17,6 +16,7 @@ from importlib.resources.abc import Traversable
 import apsw
 
 from smithers.errors import MigrationRequired, StorageError
+from smithers.records import dataclass
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS _smithers_schema_migrations (

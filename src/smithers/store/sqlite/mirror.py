@@ -8,7 +8,7 @@ from typing import NamedTuple
 import apsw
 
 from smithers.events import EventRow
-from smithers.store.interface import ApprovalRow, NodeRow, RunRow
+from smithers.store.interface import ApprovalRow, NodeRow, RunRow, SqlValue
 from smithers.store.sqlite import reads
 from smithers.store.sqlite import statements as sql
 
@@ -21,6 +21,8 @@ class Snapshot(NamedTuple):
 
     run: RunRow
     config_json: str
+    listed: tuple[SqlValue, ...]
+    """What lists go by: (workflow_key, listed_as, is_system, started_by_json)."""
     events: list[EventRow]
     nodes: list[NodeRow]
     approvals: list[ApprovalRow]
@@ -28,9 +30,14 @@ class Snapshot(NamedTuple):
 
 def snapshot(connection: apsw.Connection, run_id: str, after: int, limit: int) -> Snapshot:
     """Read a run in its own database. Raises `RunNotFound`."""
+    listed = connection.execute(
+        "SELECT workflow_key, listed_as, is_system, started_by_json FROM _smithers_run_specs WHERE run_id = ?",
+        (run_id,),
+    ).fetchone()
     return Snapshot(
         reads.run(connection, run_id),
         reads.spec(connection, run_id)[1],
+        listed or (None, "", 0, None),
         reads.events(connection, run_id, after, limit),
         reads.nodes(connection, run_id),
         reads.approvals(connection, run_id, only_open=False),
@@ -45,20 +52,27 @@ def write(connection: apsw.Connection, found: Snapshot, place: str, owner: str) 
         owner: who to name as the owner of a live one.
     """
     run = found.run
-    config = json.loads(found.config_json)
-    config[MIRROR_OF] = place
+    if not _write_run(connection, found, place, owner):
+        return
+    config = json.dumps({**json.loads(found.config_json), MIRROR_OF: place})
+    connection.execute(_SPEC, (run.run_id, config, run.created_at_ms, *found.listed))
+    connection.executemany(
+        _EVENT,
+        [
+            (run.run_id, e.seq, e.timestamp_ms, e.frame_no, e.type, e.node_id, e.iteration, e.payload)
+            for e in found.events
+        ],
+    )
+    connection.executemany(sql.NODE, [_node(run.run_id, node) for node in found.nodes])
+    connection.executemany(sql.ROWS["approval"], [_approval(run.run_id, approval) for approval in found.approvals])
+
+
+def _write_run(connection: apsw.Connection, found: Snapshot, place: str, owner: str) -> bool:
+    """False for a run that is not mirrored from there."""
+    run = found.run
     next_seq = found.events[-1].seq + 1 if found.events else 0
     stored = connection.execute(
-        "INSERT INTO _smithers_runs (run_id, parent_run_id, workflow_name, workflow_path, workflow_hash, status, "
-        "created_at_ms, started_at_ms, finished_at_ms, runtime_owner_id, epoch, frame_no, next_seq, "
-        "cancel_requested_at_ms, cancel_request_source, error_json) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-        "ON CONFLICT (run_id) DO UPDATE SET status = excluded.status, started_at_ms = excluded.started_at_ms, "
-        "finished_at_ms = excluded.finished_at_ms, runtime_owner_id = excluded.runtime_owner_id, epoch = excluded.epoch, "
-        "frame_no = excluded.frame_no, next_seq = max(next_seq, excluded.next_seq), "
-        "cancel_requested_at_ms = excluded.cancel_requested_at_ms, cancel_request_source = excluded.cancel_request_source, "
-        "error_json = excluded.error_json "
-        "WHERE (SELECT json_extract(config_json, '$.mirrorOf') FROM _smithers_run_specs s WHERE s.run_id = excluded.run_id) = ? "
-        "RETURNING run_id",
+        _RUN,
         (
             run.run_id,
             run.parent_run_id,
@@ -79,59 +93,43 @@ def write(connection: apsw.Connection, found: Snapshot, place: str, owner: str) 
             place,
         ),
     ).fetchone()
-    if stored is None:
-        return
-    connection.execute(
-        "INSERT INTO _smithers_run_specs (run_id, input_json, config_json) VALUES (?, '{}', ?) "
-        "ON CONFLICT (run_id) DO UPDATE SET config_json = excluded.config_json",
-        (run.run_id, json.dumps(config)),
-    )
-    connection.executemany(
-        sql.EVENT.replace("INSERT INTO", "INSERT OR IGNORE INTO"),
-        [
-            (run.run_id, e.seq, e.timestamp_ms, e.frame_no, e.type, e.node_id, e.iteration, e.payload)
-            for e in found.events
-        ],
-    )
-    connection.executemany(
-        sql.NODE,
-        [
-            (
-                run.run_id,
-                n.node_id,
-                n.iteration,
-                n.state,
-                n.last_attempt,
-                n.updated_at_ms,
-                n.frame_no,
-                n.output_seq,
-                n.output_table,
-                n.label,
-                n.loop_id,
-            )
-            for n in found.nodes
-        ],
-    )
-    connection.executemany(
-        sql.ROWS["approval"],
-        [
-            (
-                run.run_id,
-                a.node_id,
-                a.iteration,
-                a.status,
-                a.workflow_name,
-                a.requested_at_ms,
-                a.decided_at_ms,
-                a.note,
-                a.decided_by,
-                a.request_json,
-                a.decision_json,
-                a.auto_approved,
-            )
-            for a in found.approvals
-        ],
-    )
+    return stored is not None
+
+
+def _node(run_id: str, n: NodeRow) -> tuple[SqlValue, ...]:
+    place = (run_id, n.node_id, n.iteration)
+    return (
+        *place, n.state, n.last_attempt, n.updated_at_ms, n.frame_no, n.output_seq, n.output_table, n.label, n.loop_id
+    )  # fmt: skip
+
+
+def _approval(run_id: str, a: ApprovalRow) -> tuple[SqlValue, ...]:
+    decided = (a.decided_at_ms, a.note, a.decided_by, a.request_json, a.decision_json, a.auto_approved)
+    return (run_id, a.node_id, a.iteration, a.status, a.workflow_name, a.requested_at_ms, *decided)
+
+
+_RUN = """
+INSERT INTO _smithers_runs (run_id, parent_run_id, workflow_name, workflow_path, workflow_hash, status, created_at_ms,
+    started_at_ms, finished_at_ms, runtime_owner_id, epoch, frame_no, next_seq, cancel_requested_at_ms,
+    cancel_request_source, error_json)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (run_id) DO UPDATE SET
+    status = excluded.status, started_at_ms = excluded.started_at_ms, finished_at_ms = excluded.finished_at_ms,
+    runtime_owner_id = excluded.runtime_owner_id, epoch = excluded.epoch, frame_no = excluded.frame_no,
+    next_seq = max(next_seq, excluded.next_seq), cancel_requested_at_ms = excluded.cancel_requested_at_ms,
+    cancel_request_source = excluded.cancel_request_source, error_json = excluded.error_json
+WHERE (SELECT json_extract(config_json, '$.mirrorOf') FROM _smithers_run_specs s WHERE s.run_id = excluded.run_id) = ?
+RETURNING run_id
+"""
+
+_SPEC = """
+INSERT INTO _smithers_run_specs (run_id, input_json, config_json, created_at_ms, workflow_key, listed_as, is_system,
+    started_by_json)
+VALUES (?, '{}', ?, ?, ?, ?, ?, ?)
+ON CONFLICT (run_id) DO UPDATE SET config_json = excluded.config_json
+"""
+
+_EVENT = sql.EVENT.replace("INSERT INTO", "INSERT OR IGNORE INTO")
 
 
 def place_of(connection: apsw.Connection, run_id: str) -> tuple[bool, str | None]:

@@ -149,7 +149,7 @@ class _WatchThread(threading.Thread):
             self._stopping.wait(LOOK_EVERY_S)
             return LOOK_EVERY_S
         if pause < LISTEN_FROM_S:
-            time.sleep(pause)
+            self._stopping.wait(pause)
         elif self._wal.wait(pause) and not self._stopping.is_set():
             time.sleep(FIRST_LOOK_S)
             return FIRST_LOOK_S

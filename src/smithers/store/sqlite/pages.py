@@ -69,6 +69,25 @@ def newest_frames(connection: Connection, run_id: str, after: int | None, limit:
     return [FrameRow(*row) for row in rows], len(numbers)
 
 
+def frame_rows(connection: Connection, run_id: str, frame_no: int | None) -> list[FrameRow]:
+    """A frame (the newest for None) with those from the keyframe on that it builds upon, oldest first; empty if there is
+    none of this number."""
+    if frame_no is None:
+        text = "SELECT max(frame_no) FROM _smithers_frames WHERE run_id = ?"
+        newest = connection.execute(text, (run_id,)).fetchall()[0][0]
+        if newest is None:
+            return []
+        frame_no = int(newest)
+    rows = connection.execute(
+        "SELECT frame_no, created_at_ms, encoding, tree, tree_hash, reason FROM _smithers_frames WHERE run_id = ? "
+        "AND frame_no <= ? AND frame_no >= coalesce((SELECT max(frame_no) FROM _smithers_frames WHERE run_id = ? "
+        "AND encoding = 'keyframe' AND frame_no <= ?), 0) ORDER BY frame_no",
+        (run_id, frame_no, run_id, frame_no),
+    )
+    found = [FrameRow(*row) for row in rows]
+    return found if found and found[-1].frame_no == frame_no else []
+
+
 class OpenApproval(NamedTuple):
     """An open approval with what a list of them shows of its run."""
 

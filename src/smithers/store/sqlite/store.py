@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 import apsw
 
 from smithers.events import EventDraft
+from smithers.store.calls import JournalEntry
 from smithers.store.columns import TableDef
 from smithers.store.interface import (
     ApprovalRow,
@@ -21,7 +22,7 @@ from smithers.store.interface import (
     Step,
     StoredSignal,
 )
-from smithers.store.sqlite import control, reads
+from smithers.store.sqlite import calls, control, reads
 from smithers.store.sqlite.commit import write_step
 from smithers.store.sqlite.database import Database
 from smithers.store.sqlite.tables import ensure_table, select_sql
@@ -85,6 +86,14 @@ class SqliteStore:
     async def commit(self, step: Step) -> Committed:
         """See `Store.commit`."""
         return await self.awrite(lambda c: write_step(c, step))
+
+    async def journal(self, entry: JournalEntry) -> None:
+        """See `Store.journal`."""
+        await self.awrite(lambda c: calls.write(c, entry))
+
+    def journal_soon(self, entry: JournalEntry, resolve: Callable[[BaseException | None], None]) -> None:
+        """See `Store.journal_soon`."""
+        self._database.submit(lambda c: calls.write(c, entry), lambda _done, error: resolve(error))
 
     async def finalize_cancel(self, run_id: str, now_ms: int, fence: tuple[str, int] | None) -> bool:
         """End a run as cancelled; see `control.finalize_cancel`."""

@@ -54,3 +54,26 @@ def delivered(connection: apsw.Connection, delivery: Delivery, now_ms: int) -> N
         "UPDATE _smithers_webhook_deliveries SET delivered_at_ms = ? WHERE source_id = ? AND dedupe_key = ?",
         (now_ms, *delivery[:2]),
     )
+
+
+def plan(connection: apsw.Connection, delivery: Delivery, now_ms: int) -> tuple[str, bool]:
+    """Note what is going to be done about a delivery, once. What was noted first, and whether it has been done."""
+    connection.execute(
+        "INSERT INTO _smithers_webhook_deliveries (source_id, dedupe_key, signal_name, correlation_id, payload_json, "
+        "received_at_ms) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        (*delivery, now_ms),
+    )
+    row = connection.execute(
+        "SELECT payload_json, delivered_at_ms FROM _smithers_webhook_deliveries WHERE source_id = ? AND dedupe_key = ?",
+        delivery[:2],
+    ).fetchall()[0]
+    return str(row[0]), row[1] is not None
+
+
+def done(connection: apsw.Connection, delivery: Delivery, answer_json: str, now_ms: int) -> None:
+    """Note that what was planned has been done, and what the sender was answered."""
+    connection.execute(
+        "UPDATE _smithers_webhook_deliveries SET delivered_at_ms = ?, payload_json = ? "
+        "WHERE source_id = ? AND dedupe_key = ?",
+        (now_ms, answer_json, *delivery[:2]),
+    )

@@ -20,6 +20,7 @@ from typing import TypeAlias, TypeVar, cast
 import apsw
 
 from smithers.errors import StorageBusy, StorageCorrupt, StorageError, StorageFull, StorageReadOnly
+from smithers.store.sqlite.doorbell import Answer, Doorbell, doorbell_of
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,6 @@ Resolve: TypeAlias = Callable[[object, BaseException | None], None]
 """Told a job's result and None, or None and its error; called once, after the commit."""
 
 _Job: TypeAlias = Callable[[apsw.Connection], object]
-_Answer: TypeAlias = tuple["asyncio.Future[object]", object, BaseException | None]
 
 
 class _Call:
@@ -49,12 +49,12 @@ class _Call:
 class _Await:
     """A job whose answer goes to a future of an event loop."""
 
-    __slots__ = ("future", "job", "loop")
+    __slots__ = ("bell", "future", "job")
 
-    def __init__(self, job: _Job, future: asyncio.Future[object], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, job: _Job, future: asyncio.Future[object], bell: Doorbell) -> None:
         self.job = job
         self.future = future
-        self.loop = loop
+        self.bell = bell
 
 
 _Waiting: TypeAlias = _Call | _Await
@@ -119,7 +119,7 @@ class Writer:
         """Hand a job in and wait for its commit. Cancelling the wait does not cancel the job."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._put(_Await(job, cast("asyncio.Future[object]", future), loop))
+        self._put(_Await(job, cast("asyncio.Future[object]", future), doorbell_of(loop)))
         return await future
 
     def write(self, job: Callable[[apsw.Connection], T]) -> T:
@@ -272,30 +272,17 @@ class Writer:
         return storage_error(exc, self._connection.system_errno) if isinstance(exc, apsw.Error) else exc
 
     def _settle(self, settled: list[_Settled]) -> None:
-        by_loop: dict[asyncio.AbstractEventLoop, list[_Answer]] = {}
+        by_bell: dict[Doorbell, list[Answer]] = {}
         for entry, result, error in settled:
             if isinstance(entry, _Await):
-                by_loop.setdefault(entry.loop, []).append((entry.future, result, error))
+                by_bell.setdefault(entry.bell, []).append((entry.future, result, error))
                 continue
             try:
                 entry.resolve(result, error)
             except Exception:
                 log.exception("the receiver of a write's result failed")
-        for loop, answers in by_loop.items():
-            try:
-                loop.call_soon_threadsafe(_answer, answers)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                log.debug("results for a closed event loop were dropped", extra={"count": len(answers)})
-
-
-def _answer(answers: list[_Answer]) -> None:
-    for future, result, error in answers:
-        if future.done():  # the caller was cancelled
-            continue
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
+        for bell, answers in by_bell.items():
+            bell.ring(answers)
 
 
 def _undone(settled: _Settled, cause: BaseException) -> _Settled:

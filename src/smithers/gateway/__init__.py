@@ -1,0 +1,1 @@
+"""The Gateway: one control plane over many workflows, for bots, dashboards and people."""

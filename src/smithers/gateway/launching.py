@@ -1,0 +1,251 @@
+"""Launching: starts and resumes runs of registered workflows, with what a gateway records about them.
+
+A launch is validated and durable before it is answered. Runs that wait are gone on with by the host of their database,
+whoever decided or signalled; an explicit resume only has to say why it cannot be done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from uuid import uuid4
+
+from pydantic_core import from_json
+
+from smithers.control.views import iso
+from smithers.engine.admission import LaunchStamp
+from smithers.engine.clock import Clock
+from smithers.errors import RunAlreadyExists, RunNotFound, SmithersError
+from smithers.gateway.entries import Entries, Entry
+from smithers.gateway.problems import RpcError
+from smithers.jsons import object_of
+from smithers.store.sqlite import reads
+
+if TYPE_CHECKING:
+    from smithers.components.workflow import SmithersWorkflow
+    from smithers.control.hosting import Hosting, Place
+    from smithers.engine.result import RunResult
+    from smithers.gateway.auth.identity import Identity
+    from smithers.store.interface import RunRow
+
+log = logging.getLogger(__name__)
+
+RUN_ID: Final = re.compile(
+    r"(?=.{1,256}$)(?:[a-z0-9_-][a-z0-9_.-]{0,63}|[a-z0-9_-][a-z0-9_.-]{0,255}(?::child:[A-Za-z0-9_.@,:=-]+:[0-9]+)+)"
+)
+"""What the id of a run may look like when a caller chooses it."""
+SYSTEM_SCOPES: Final = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """On whose behalf a run is started; the workflow sees it as `ctx.auth`."""
+
+    triggered_by: str
+    role: str
+    scopes: tuple[str, ...]
+    token_id: str | None = None
+
+    @classmethod
+    def by(cls, identity: Identity) -> Trigger:
+        """A caller."""
+        return cls(identity.user_id or "gateway", identity.role, identity.scopes, identity.token_id)
+
+    @classmethod
+    def system(cls, source: str) -> Trigger:
+        """The gateway itself: `cron:gateway`, `webhook:<key>`."""
+        return cls(source, "system", SYSTEM_SCOPES)
+
+    def auth(self, now_ms: int) -> dict[str, object]:
+        """As it is stored with the run."""
+        return {
+            "triggeredBy": self.triggered_by,
+            "role": self.role,
+            "scopes": list(self.scopes),
+            "tokenId": self.token_id,
+            "createdAt": iso(now_ms),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """Options of a launch, checked already."""
+
+    run_id: str | None = None
+    idempotency_key: str | None = None
+    max_concurrency: int | None = None
+    allow_network: bool = False
+    started_by: Mapping[str, object] | None = None
+    config: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+class LaunchDesk:
+    """Starts runs.
+
+    Args:
+        max_active: at most so many runs are driven in this process; a launch beyond is refused, nothing is queued in memory.
+    """
+
+    def __init__(self, entries: Entries, hosting: Hosting, clock: Clock, max_active: int) -> None:
+        self._entries = entries
+        self._hosting = hosting
+        self._clock = clock
+        self._max_active = max_active
+        self._busy: set[str] = set()
+        self.is_closing = False
+
+    # ── finding ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def entry(self, key: str) -> Entry:
+        """A registered workflow. Raises `RpcError` (`NOT_FOUND`)."""
+        found = await self._entries.find(key)
+        if found is None:
+            known = ", ".join(sorted(self._entries.names())[:20]) or "none is registered"
+            raise RpcError("NOT_FOUND", f"Unknown workflow: {key[:120]} (registered: {known})")
+        return found
+
+    async def place_of(self, entry: Entry) -> Place:
+        """The database of a workflow, opened if need be. Raises `StorageError`."""
+        return await self._hosting.place(str(entry.workflow.db))
+
+    async def places(self) -> list[Place]:
+        """The databases of all registered workflows, each once."""
+        found: dict[int, Place] = {}
+        for entry in self._entries.now():
+            place = await self.place_of(entry)
+            found.setdefault(id(place), place)
+        return list(found.values())
+
+    async def workflow_of(self, place: Place, row: RunRow) -> SmithersWorkflow | None:
+        """What a stored run is gone on with; None if no registered workflow is its own."""
+        _, config = await place.store.aread(lambda c: reads.spec(c, row.run_id))
+        found = self._entries.of_run(row, from_json(config))
+        if found is not None:
+            return found.workflow
+        parent = row.parent_run_id
+        if parent is None:
+            return None
+        # the run of a sub-workflow: its definition comes with the parent's
+        above = await place.store.aread(lambda c: reads.run(c, parent))
+        return await self.workflow_of(place, above) if above.workflow_name == row.workflow_name else None
+
+    # ── launching ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def launch(self, key: str, input: object, trigger: Trigger, options: LaunchOptions) -> dict[str, object]:
+        """Start a run; durable on return. Gives `{runId, workflow, system}`.
+
+        Raises:
+            RpcError: unknown workflow, bad run id, taken run id, used idempotency key, no capacity.
+            InvalidInput: the input does not fit the workflow's model.
+        """
+        entry = await self.entry(key)
+        place = await self.place_of(entry)
+        run_id = options.run_id
+        if run_id is not None and not RUN_ID.fullmatch(run_id):
+            raise RpcError(
+                "INVALID_REQUEST",
+                "runId must begin with a lower-case letter, digit, _ or - and go on with those and dots",
+            )
+        if self.is_closing:
+            raise RpcError("QUOTA_EXCEEDED", "the gateway is shutting down; launch again at the next one")
+        active = sum(len(p.engine.drivers) for p in self._hosting.places)
+        if active >= self._max_active:
+            raise RpcError(
+                "QUOTA_EXCEEDED",
+                f"{active} runs are active here; at most {self._max_active} are taken (max_active_runs): try again soon",
+                limit=self._max_active,
+            )
+        if run_id is not None:
+            await self._require_free(run_id, place)
+        run_id = run_id or str(uuid4())
+        found = await self._start(entry, place, run_id, input, trigger, options)
+        return {"runId": found, "workflow": entry.key, "system": entry.is_system}
+
+    async def _require_free(self, run_id: str, place: Place) -> None:
+        """Refuse an id that another database here has; the run's own database refuses by itself."""
+        if len(self._hosting.places) > 1:
+            try:
+                home = await self._hosting.find(run_id)
+            except RunNotFound:
+                return
+            if home is not place:
+                raise RunAlreadyExists(run_id)
+
+    async def _start(
+        self, entry: Entry, place: Place, run_id: str, input: object, trigger: Trigger, options: LaunchOptions
+    ) -> str:
+        if run_id in self._busy:
+            raise RunAlreadyExists(run_id)
+        self._busy.add(run_id)
+        try:
+            handle = await place.engine.launch(
+                entry.workflow,
+                input,
+                run_id=run_id,
+                idempotency_key=_key(trigger, options.idempotency_key),
+                auth=trigger.auth(self._clock.now_ms()),
+                max_concurrency=options.max_concurrency,
+                workflow_path=None if entry.entry_file is None else str(entry.entry_file),
+                allow_network=options.allow_network,
+                stamp=LaunchStamp(
+                    entry.key,
+                    entry.is_system,
+                    options.started_by,
+                    {"gatewayTriggeredBy": trigger.triggered_by, **options.config},
+                ),
+            )
+        finally:
+            self._busy.discard(run_id)
+        handle.result.add_done_callback(_looked_at)
+        if handle.run_id != run_id:
+            await self._require_same(place, handle.run_id, entry)
+        return handle.run_id
+
+    async def _require_same(self, place: Place, run_id: str, entry: Entry) -> None:
+        """Refuse an idempotency key that was used for another workflow."""
+        row = await place.control.run(run_id)
+        _, config = await place.store.aread(lambda c: reads.spec(c, run_id))
+        if self._entries.key_of(row, object_of(from_json(config)), place.path) != entry.key:
+            raise RpcError("CONFLICT", f"the idempotency key was used for run {run_id!r} of another workflow")
+
+    # ── resuming ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def resume(self, run_id: str, *, force: bool = False) -> str:
+        """Go on with a run: `already_terminal` or `resume_requested`; it is ours on return, or somebody drives it already.
+
+        Raises:
+            RunNotFound, RunNotResumable, RunOwnerAlive, RunStillRunning, ResumeMetadataMismatch.
+        """
+        place = await self._hosting.find(run_id)
+        row = await place.control.run(run_id)
+        if row.status in ("finished", "failed", "cancelled", "continued"):
+            return "already_terminal"
+        if run_id in place.engine.drivers:
+            return "resume_requested"
+        workflow = await self.workflow_of(place, row)
+        if workflow is None:
+            raise RpcError("RUN_NOT_RESUMABLE", f"the workflow of run {run_id!r} is not registered here")
+        handle = await place.engine.resume(run_id, workflow, force=force)
+        handle.result.add_done_callback(_looked_at)
+        return "resume_requested"
+
+
+def _looked_at(result: asyncio.Future[RunResult]) -> None:
+    """Nobody waits for how a run ends here; what ended its driver was logged there."""
+    if not result.cancelled():
+        error = result.exception()
+        if error is not None and not isinstance(error, SmithersError):
+            log.error("a run's driver failed", exc_info=error)
+
+
+def _key(trigger: Trigger, key: str | None) -> str | None:
+    """A key as it is stored: each caller has their own."""
+    if key is None:
+        return None
+    who = hashlib.sha256(f"{trigger.triggered_by}\0{key}".encode()).hexdigest()
+    return f"gateway:{who}"

@@ -1,0 +1,1 @@
+"""REST: the gateway's methods as resources, and the stream of what has changed."""

@@ -1,0 +1,1 @@
+"""RPC: the gateway's methods, one module an area; `registry.py` says how they are declared."""

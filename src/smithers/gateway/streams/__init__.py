@@ -1,0 +1,1 @@
+"""Streams: what happens to runs, from the stores to whoever is connected."""

@@ -1,0 +1,1 @@
+"""WebSockets: connections, what they are told, and how they are kept from costing too much."""

@@ -1,0 +1,147 @@
+"""Feeds: what somebody asks who follows the logs of all runs: which have grown, and what they have gained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from apsw import Connection
+
+from smithers.events import EventRow
+from smithers.store.sqlite import reads
+
+_EVENT = ", ".join(EventRow._fields)
+_LIVE = "('running', 'waiting-approval', 'waiting-event', 'waiting-timer', 'waiting-quota', 'paused')"
+_TERMINAL = frozenset({"finished", "failed", "cancelled", "continued"})
+
+
+class Head(NamedTuple):
+    """How far a run's log goes, and whether the run has ended."""
+
+    next_seq: int
+    has_ended: bool
+
+
+class Page(NamedTuple):
+    """A part of a log.
+
+    Attributes:
+        first: the number that was read from.
+        head: as of the same moment.
+    """
+
+    first: int
+    rows: list[EventRow]
+    head: Head
+
+
+class Growth(NamedTuple):
+    """What a look at all runs gave.
+
+    Attributes:
+        heads: runs that were looked at; the others have nothing new as far as is known.
+        gone: runs that were asked for and are not there any more.
+        elsewhere: runs that other processes drive.
+        newest_ms: when the newest run was made.
+        wakeup: the newest wake-up.
+    """
+
+    heads: dict[str, Head]
+    gone: list[str]
+    elsewhere: list[str]
+    newest_ms: int
+    wakeup: int
+
+
+def live_heads(connection: Connection) -> dict[str, int]:
+    """How far the logs of all runs go that have not ended."""
+    rows = connection.execute(f"SELECT run_id, next_seq FROM _smithers_runs WHERE status IN {_LIVE}")
+    return {str(run_id): int(next_seq) for run_id, next_seq in rows}
+
+
+def growth(
+    connection: Connection,
+    *,
+    owner: str,
+    since_ms: int,
+    wakeup: int,
+    ask: Iterable[str],
+    known: Mapping[str, int] | None,
+    limit: int,
+) -> Growth:
+    """Which logs may have grown.
+
+    Runs that another process drives, that were made since a moment, that were woken, and that are asked for; with
+    `known` also every run whose log goes further than it says.
+    """
+    heads: dict[str, Head] = {}
+    rows = connection.execute(
+        "SELECT run_id, next_seq FROM _smithers_runs WHERE status = 'running' AND runtime_owner_id IS NOT ? "
+        "AND coalesce(runtime_owner_id, '') NOT LIKE 'mirror:%' ORDER BY created_at_ms DESC LIMIT ?",
+        (owner, limit),
+    )
+    for run_id, next_seq in rows:
+        heads[str(run_id)] = Head(int(next_seq), False)
+    elsewhere = list(heads)
+    newest = since_ms
+    rows = connection.execute(
+        "SELECT run_id, next_seq, status, created_at_ms FROM _smithers_runs WHERE created_at_ms >= ? "
+        "AND coalesce(runtime_owner_id, '') NOT LIKE 'mirror:%' ORDER BY created_at_ms DESC LIMIT ?",
+        (since_ms, limit),
+    )
+    for run_id, next_seq, status, created_ms in rows:
+        heads[str(run_id)] = Head(int(next_seq), status in _TERMINAL)
+        newest = max(newest, int(created_ms))
+    woken = reads.wakeups(connection, wakeup)
+    wanted = {*ask, *(run_id for _, run_id in woken)}
+    if known is not None:
+        live = live_heads(connection)
+        heads |= {run_id: Head(n, False) for run_id, n in live.items() if n > known.get(run_id, -1)}
+        wanted |= known.keys() - live.keys()
+    gone: list[str] = []
+    for run_id in wanted - heads.keys():
+        found = _head(connection, run_id)
+        if found is None:
+            gone.append(run_id)
+        else:
+            heads[run_id] = found
+    return Growth(heads, gone, elsewhere, newest, woken[-1][0] if woken else wakeup)
+
+
+def log_pages(
+    connection: Connection, cursors: Mapping[str, int | None], since_ms: int, limit: int
+) -> dict[str, Page | None]:
+    """The next part of each log; None for a run that is not there. A cursor of None is the first event since a moment."""
+    found: dict[str, Page | None] = {}
+    for run_id, cursor in cursors.items():
+        head = _head(connection, run_id)
+        if head is None:
+            found[run_id] = None
+            continue
+        first = _first_since(connection, run_id, since_ms) if cursor is None else cursor
+        rows = reads.events(connection, run_id, first - 1, limit) if head.next_seq > first else []
+        found[run_id] = Page(first, rows, head)
+    return found
+
+
+def last_event(connection: Connection, run_id: str, types: tuple[str, ...]) -> EventRow | None:
+    """A run's newest event of these types."""
+    marks = ", ".join("?" for _ in types)
+    row = connection.execute(
+        f"SELECT {_EVENT} FROM _smithers_events WHERE run_id = ? AND type IN ({marks}) ORDER BY seq DESC LIMIT 1",
+        (run_id, *types),
+    ).fetchone()
+    return None if row is None else EventRow(*row)
+
+
+def _head(connection: Connection, run_id: str) -> Head | None:
+    row = connection.execute("SELECT next_seq, status FROM _smithers_runs WHERE run_id = ?", (run_id,)).fetchone()
+    return None if row is None else Head(int(row[0]), row[1] in _TERMINAL)
+
+
+def _first_since(connection: Connection, run_id: str, moment_ms: int) -> int:
+    row = connection.execute(
+        "SELECT seq FROM _smithers_events WHERE run_id = ? AND timestamp_ms < ? ORDER BY seq DESC LIMIT 1",
+        (run_id, moment_ms),
+    ).fetchone()
+    return 0 if row is None else int(row[0]) + 1

@@ -1,0 +1,119 @@
+"""Plain command lines are bound without cyclopts, and mean exactly what they mean to cyclopts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache, partial
+from importlib import import_module
+from typing import cast
+
+import pytest
+from cyclopts import App, CycloptsError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smithers.cli.app import COMMANDS, make_app
+from smithers.cli.quick import NotPlain, bind
+
+PLACES = {name: place for name, place, _ in COMMANDS}
+WORDS = ["w.py", "run-1", "a b", "7", "0x10", "1_0", "0", "json", "jsonl", "off", "true", "none", "{}", "ä", "~/x", ""]
+
+
+def command_named(name: str) -> Callable[..., object]:
+    module, attribute = PLACES[name].split(".")
+    return cast("Callable[..., object]", getattr(import_module(f"smithers.cli.{module}"), attribute))
+
+
+@cache
+def app() -> App:
+    return make_app()
+
+
+def flags(name: str) -> list[str]:
+    arguments = app()[name].assemble_argument_collection()
+    return sorted({flag for argument in arguments for flag in argument.names if flag.startswith("-")})
+
+
+@st.composite
+def command_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
+    name = draw(st.sampled_from(sorted(PLACES)))
+    flag, word = st.sampled_from(flags(name)), st.sampled_from(WORDS)
+    part = st.one_of(
+        word.map(lambda w: [w]),
+        flag.map(lambda f: [f]),
+        st.tuples(flag, word).map(list),
+        st.tuples(flag, word).map(lambda pair: ["=".join(pair)]),
+    )
+    parts = draw(st.lists(part, max_size=4))
+    needed = ["run-1"] * len([p for p in inspect.signature(command_named(name)).parameters.values() if p.kind == 0])
+    return name, [*needed, *(token for tokens in parts for token in tokens)]
+
+
+def bound_by_cyclopts(name: str, words: list[str]) -> str:
+    """The arguments that cyclopts finds, as text: it makes groups of options of a class of its own."""
+    try:
+        _, bound, _ = app().parse_args([name, *words], exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        return str(error)
+    return repr((bound.args, sorted(bound.kwargs.items())))
+
+
+def bound_quickly(name: str, words: list[str]) -> str:
+    quick = cast("partial[object]", bind(command_named(name), words))
+    return repr((quick.args, sorted(quick.keywords.items())))
+
+
+@settings(max_examples=150, deadline=None)
+@given(line=command_lines())
+def test_what_is_bound_quickly_is_what_cyclopts_binds(line: tuple[str, list[str]]) -> None:
+    name, words = line
+    try:
+        found = bound_quickly(name, words)
+    except NotPlain:
+        return
+
+    assert found == bound_by_cyclopts(name, words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "up w.py",
+        "up w.py -r run-1 --wait --format json -c 4",
+        "up --prompt=hello --db x.db w.py --serve --port 0",
+        "resume run-1 --force",
+        "approve run-1 --node ship --by me",
+        "logs run-1 -f --lines 5",
+        "graph w.py --format mermaid",
+    ],
+)
+def test_plain_lines_are_bound_quickly(line: str) -> None:
+    name, *words = line.split()
+
+    assert bound_quickly(name, words) == bound_by_cyclopts(name, words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "up",
+        "up w.py more.py",
+        "up w.py --nothing",
+        "up w.py --no-wait",
+        "up w.py --wait=true",
+        "up w.py --wait --wait",
+        "up w.py --run-id",
+        "up w.py --input -",
+        "up w.py -c four",
+        "up w.py --format yaml",
+        "up w.py --help",
+        "up -- w.py",
+        "ps --status failed --status paused",
+    ],
+)
+def test_everything_else_is_left_to_cyclopts(line: str) -> None:
+    name, *words = line.split()
+
+    with pytest.raises(NotPlain):
+        bind(command_named(name), words)
