@@ -76,10 +76,12 @@ class Server:
 
 
 @contextmanager
-def _server(scratch: Path) -> Generator[Server]:
-    folder = tempfile.mkdtemp(prefix="http-", dir=scratch)
+def serving(scratch: Path, module: str = "http_server", folder: Path | None = None) -> Generator[Server]:
+    """A server, made by a module of this package in a process of its own, with its database in a fresh folder if none is
+    given."""
+    place = folder or tempfile.mkdtemp(prefix="served-", dir=scratch)
     process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.http_server", folder],
+        [sys.executable, "-m", f"benchmarks.{module}", str(place)],
         cwd=HERE.parent,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -120,7 +122,7 @@ async def _run(connection: Connection, number: int) -> None:
 
 def runs(n: int, scratch: Path) -> dict[str, float]:
     """Runs of one task a second, each started and followed to its end, 16 at a time."""
-    with _server(scratch) as server:
+    with serving(scratch) as server:
         asyncio.run(_spread(server, WARM_RUNS, _run))
         used, began = server.usage()[0], time.perf_counter()
         own = time.process_time()
@@ -137,7 +139,7 @@ def runs(n: int, scratch: Path) -> dict[str, float]:
 
 def status(n: int, scratch: Path) -> dict[str, float]:
     """Status reads a second; the server, with all its threads, has one core."""
-    with _server(scratch) as server:
+    with serving(scratch) as server:
         run_ids: list[str] = []
 
         async def start(connection: Connection, number: int) -> None:
@@ -166,7 +168,7 @@ async def _follow(server: Server, run_ids: list[str]) -> None:
 
 def events(n: int, scratch: Path) -> dict[str, float]:
     """Milliseconds from a commit to its last event's arrival at a client that follows the run."""
-    with _server(scratch) as server:
+    with serving(scratch) as server:
         asyncio.run(_spread(server, WARM_RUNS, _run))
         server.trace()
         arrivals: dict[int, int] = {}
@@ -190,7 +192,7 @@ def events(n: int, scratch: Path) -> dict[str, float]:
 
 def idle(n: int, scratch: Path) -> dict[str, float]:
     """Memory of a server that has answered a request, and the share of a core that it needs to do nothing."""
-    with _server(scratch) as server:
+    with serving(scratch) as server:
 
         async def ask() -> None:
             connection = await Connection.open(server.host, server.port)

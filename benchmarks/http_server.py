@@ -26,16 +26,27 @@ class Commits:
         self.found: list[tuple[int, int]] = []
         self._count = 0
 
-    def begin(self, connection: apsw.Connection) -> None:
-        """Listen to the connection that writes."""
+    def begin(self, database: str) -> None:
+        """Listen to this process's connection that writes to a database."""
+        store = open_store(database)
+        store.write(self._listen)
+        store.close()
+
+    def _listen(self, connection: apsw.Connection) -> None:
         connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, self._ended)
 
     def _ended(self, statement: dict[str, object]) -> None:
         sql = str(statement["sql"]).strip()
         if sql.startswith("INSERT INTO _smithers_events"):
-            self._count += 1
+            columns = sql[: sql.index(")")].count(",") + 1
+            self._count += max(1, sql.count("?") // columns)  # a statement stores several at once
         elif sql == "COMMIT" and self._count > (self.found[-1][0] if self.found else 0):
             self.found.append((self._count, time.monotonic_ns()))
+
+
+def memory() -> int:
+    """Memory of this process that is in RAM, as it is: nothing is collected before."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def main() -> None:
@@ -47,12 +58,9 @@ def main() -> None:
         for line in chain(["port"], sys.stdin):
             match line.strip():
                 case "usage":
-                    pages = int(Path("/proc/self/statm").read_text().split()[1])
-                    answer = {"cpu_s": time.process_time(), "rss": pages * os.sysconf("SC_PAGE_SIZE")}
+                    answer = {"cpu_s": time.process_time(), "rss": memory()}
                 case "trace":
-                    store = open_store(DATABASE)
-                    store.write(commits.begin)
-                    store.close()
+                    commits.begin(DATABASE)
                     answer = True
                 case "commits":
                     answer = commits.found

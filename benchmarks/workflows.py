@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from pydantic import BaseModel
 
-from smithers import Approval, Context, Element, Loop, Parallel, Sequence, Task, Workflow, create_smithers
+from smithers import Approval, Context, Element, Loop, Parallel, Sequence, Task, Workflow, create_smithers, task_runtime
 
 Ctx: TypeAlias = Context[dict[str, object]]
 
@@ -117,6 +117,24 @@ def stopping_chain(ctx: Ctx) -> Workflow:
 def parked(ctx: Ctx) -> Workflow:
     """A run that only waits for a person."""
     return Workflow("parked")[Approval("ship", output=outputs.decision)["Ship it?"]]
+
+
+BEAT_S = 0.52
+"""The engine writes signs of life at most every half second."""
+
+
+@smithers
+def beating(ctx: Ctx) -> Workflow:
+    """One task that shows signs of life, each of its own size, so that they can be told apart."""
+
+    async def beat() -> Number:
+        for i in range(size_of(ctx)):
+            await asyncio.sleep(BEAT_S)
+            task_runtime().heartbeat("." * i)
+        await asyncio.sleep(BEAT_S)
+        return Number(n=1)
+
+    return Workflow("beating")[Task("beat", output=outputs.number)[beat]]
 
 
 def noting(name: str) -> Callable[[], Awaitable[Number]]:

@@ -26,6 +26,7 @@ the person who has to act, and `details` for a program. Errors of a run are stor
 traceback, and has no code."""
 
 CODES = {
+    "GATEWAY_ALREADY_RUNNING": "A gateway serves this workspace already; there is one at most.",
     "TASK_FORK_SESSION_UNAVAILABLE": "The task named by `fork` has not kept a conversation.",
     "WORKFLOW_PATH_OUTSIDE_ROOT": "The workflow file is not below the approved folder.",
 }

@@ -162,7 +162,7 @@ class WorkflowLoadFailed(AuthoringError):
 
 
 class DependencyDeadlock(AuthoringError):
-    """Tasks wait for each other, or for ids that are never mounted."""
+    """Tasks wait for each other, or for ids that are never mounted or entered; the message names the arm that has them."""
 
     code = "DEPENDENCY_DEADLOCK"
 
@@ -554,6 +554,12 @@ class ServeInsecureBind(ServerInsecureBind):
     """A run without a token was to be served beyond this machine."""
 
     code = "SERVE_INSECURE_BIND"
+
+
+class GatewayInsecureBind(ServerInsecureBind):
+    """A gateway without a token was to listen beyond this machine."""
+
+    code = "GATEWAY_INSECURE_BIND"
 
 
 class ServerIntegrationsRequireDb(RequestError):

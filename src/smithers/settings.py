@@ -34,6 +34,7 @@ class Settings:
         server_trusts_any_host: whether `start_server` without a token answers requests for and from other hosts.
         serve_trusts_any_host: the same for `create_serve_app`.
         gateway_trusts_any_host: the same for a `Gateway`.
+        gateway_idle_ms: after so long without anything to do `smithers gateway` ends, in milliseconds; 0 for never.
         tickets_dir: a folder of Markdown files that a `Gateway` keeps its tickets up to date with.
         accounts_file: where this user's agent accounts are noted.
         has_color: whether the command line may colour what it writes to a terminal.
@@ -58,6 +59,7 @@ class Settings:
     server_trusts_any_host: bool = False
     serve_trusts_any_host: bool = False
     gateway_trusts_any_host: bool = False
+    gateway_idle_ms: int = 0
     tickets_dir: Path | None = None
     accounts_file: Path = field(default_factory=lambda: Path.home() / ".smithers" / "accounts.json")
     has_color: bool = True
@@ -79,7 +81,7 @@ class Settings:
         """Settings from `SMITHERS_MAX_AGENTS`, `SMITHERS_SYNC_THREADS`, `SMITHERS_LEASE_MS`, `SMITHERS_HEARTBEAT_MS`,
         `SMITHERS_DURABILITY`, `SMITHERS_BUSY_TIMEOUT_S`, `SMITHERS_DB`, `SMITHERS_API_KEY`,
         `SMITHERS_SERVER_TRUST_ANY_HOST`, `SMITHERS_SERVE_TRUST_ANY_HOST`, `SMITHERS_GATEWAY_TRUST_ANY_HOST`,
-        `SMITHERS_TICKETS_DIR`, `SMITHERS_LOG_FORMAT`, `SMITHERS_LOG_LEVEL`,
+        `SMITHERS_GATEWAY_IDLE_MS`, `SMITHERS_TICKETS_DIR`, `SMITHERS_LOG_FORMAT`, `SMITHERS_LOG_LEVEL`,
         `SMITHERS_OTEL_ENABLED`, OpenTelemetry's `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`,
         `OTEL_SERVICE_NAME` and `OTEL_METRIC_EXPORT_INTERVAL`, and `NO_COLOR` and `TERM` as terminals have them;
         defaults for what is not set or not a number."""
@@ -96,6 +98,7 @@ class Settings:
             server_trusts_any_host=_is_on(env, "SMITHERS_SERVER_TRUST_ANY_HOST"),
             serve_trusts_any_host=_is_on(env, "SMITHERS_SERVE_TRUST_ANY_HOST"),
             gateway_trusts_any_host=_is_on(env, "SMITHERS_GATEWAY_TRUST_ANY_HOST"),
+            gateway_idle_ms=_number(env, "SMITHERS_GATEWAY_IDLE_MS", 0),
             tickets_dir=Path(env["SMITHERS_TICKETS_DIR"]) if env.get("SMITHERS_TICKETS_DIR") else None,
             has_color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
             log_format=env.get("SMITHERS_LOG_FORMAT", "").strip().lower() or None,

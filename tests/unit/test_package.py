@@ -8,6 +8,8 @@ import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
+import smithers
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -24,3 +26,11 @@ def test_importing_the_package_loads_neither_agents_nor_the_terminal() -> None:
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
 
     assert result.stdout.split() == []
+
+
+def test_what_is_listed_is_what_can_be_imported() -> None:
+    homes = {name for names in vars(smithers)["_HOMES"].values() for name in names}
+
+    assert sorted(smithers.__all__) == smithers.__all__
+    assert set(smithers.__all__) <= homes
+    assert [name for name in smithers.__all__ if not hasattr(smithers, name)] == []

@@ -1,8 +1,8 @@
 """Embed: an HTTP server inside a program, in the running event loop or in a thread with one of its own.
 
 The port is bound before anything else, so that a busy one is an `OSError` and port 0 is known at once. No signal handler is
-touched: whoever embeds the server decides when it stops. Stopping drains: streams get a last event, answers are finished,
-then the app's own things are closed.
+touched, except by `ServerThread.wait`: whoever embeds the server decides when it stops. Stopping drains: streams get a
+last event, answers are finished, then the app's own things are closed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import gc
 import ipaddress
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -82,7 +83,8 @@ def is_loopback_bind(host: str) -> bool:
 
 def url_of(listener: socket.socket) -> str:
     """Where a listening socket is reached."""
-    host, port = listener.getsockname()[:2]
+    bound, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(bound), str(bound))  # all addresses: this machine's is one
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -164,6 +166,7 @@ class ServerThread:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ready = threading.Event()
+        self._ended = threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"smithers-server {self.port}")
         self._thread.start()
@@ -185,6 +188,7 @@ class ServerThread:
         finally:
             self._listener.close()
             self._ready.set()
+            self._ended.set()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -226,9 +230,11 @@ class ServerThread:
         await asyncio.to_thread(self.close)
 
     def wait(self) -> None:
-        """Block until the server has ended; an interrupt (Ctrl-C) closes it."""
+        """Block until the server has ended; an interrupt (Ctrl-C) closes it. So does SIGTERM, if this is the main thread and
+        the program has no handler of its own for it."""
         try:
-            self._thread.join()
+            with _terminated_like_interrupted():
+                self._ended.wait()  # not `join`: interrupted, it takes a thread that still runs for ended (Python 3.11)
         except KeyboardInterrupt:
             log.info("interrupted: the server closes")
             self.close()
@@ -276,3 +282,20 @@ POOLS = concurrent.futures.thread
 _before_pools_end = getattr(threading, "_register_atexit", None)
 if _before_pools_end is not None:
     _before_pools_end(_wait_for_all)
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Generator[None]:
+    """Within it, SIGTERM raises `KeyboardInterrupt` here. Left to its default it would end the process in the middle of
+    answers, with runs that nobody takes over before their leases have run out."""
+    is_ours = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if not is_ours:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)

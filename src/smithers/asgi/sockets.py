@@ -7,9 +7,11 @@ sees how much the peer has not read, and can hang up without ceremony. This reac
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol, cast, runtime_checkable
 
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame
@@ -73,6 +75,17 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if not self.close_sent:  # the app begins with the loop's next turn
             cast("dict[str, dict[str, object]]", self.scope)["extensions"][EXTENSION] = self
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A connection that is going to be upgraded."""
+        self.conn.debug = False  # else the request's head is logged, its token with it
+        super().connection_made(cast("asyncio.Transport", transport))
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """An answer in place of the upgrade is one, too: uvicorn would log an error for each."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True
 
     def resume_writing(self) -> None:
         """The peer has read what was waiting."""

@@ -51,24 +51,25 @@ class EventStream:
         self._keep_alive_s = keep_alive_s
         self._goes_on = goes_on
         self._has_left = False
+        self._leaving: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, as ASGI has it."""
-        leaving = asyncio.create_task(self._await_leaving(receive))
         undrain = self._drain.listen(self._stream.wake)
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             rest = f"retry: {RETRY_MS}\n\n".encode()
             with suppress(SmithersError):  # a store that fails ends the stream; the client comes back
-                rest = await self._tell(send, rest)
+                rest = await self._tell(receive, send, rest)
             if not self._has_left:
                 await send({"type": "http.response.body", "body": rest})
         finally:
             undrain()
             self._stream.close()
-            leaving.cancel()
+            if self._leaving is not None:
+                self._leaving.cancel()
 
-    async def _tell(self, send: Send, text: bytes) -> bytes:
+    async def _tell(self, receive: Receive, send: Send, text: bytes) -> bytes:
         """Send `text` and what follows it. Returns what is left to send with the end."""
         commented = time.monotonic()
         while not self._has_left:
@@ -80,6 +81,8 @@ class EventStream:
                 return text + _FORGET if is_continued and self._goes_on else text
             if self._drain.is_started:
                 return text + _SHUTDOWN
+            if self._leaving is None:  # a stream that is over with its first page needs none
+                self._leaving = asyncio.create_task(self._await_leaving(receive))
             now = time.monotonic()
             if now - commented >= self._keep_alive_s:
                 commented = now

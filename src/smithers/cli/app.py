@@ -20,6 +20,7 @@ import smithers
 from smithers.cli.output import Format, Output
 from smithers.errors import (
     AuthoringError,
+    CronNotFound,
     Forbidden,
     InvalidInput,
     RunError,
@@ -56,7 +57,20 @@ COMMANDS = (
     ("doctor", "doctoring.doctor", "Show what this machine offers, and what it can enforce for commands."),
     ("init", "starting.init", "Write a starter project that runs offline."),
     ("supervise", "supervising.supervise", "Go on with runs when what they wait for arrives."),
+    ("gateway", "gatewaying.gateway", "Serve workflows over HTTP and WebSocket."),
+    ("gateway status", "gatewaying.gateway_status", "Tell whether the gateway of this workspace runs, and where."),
+    ("gateway stop", "gatewaying.gateway_stop", "Stop the gateway of this workspace."),
+    ("cron list", "scheduling.cron_list", "List schedules."),
+    ("cron add", "scheduling.cron_add", "Store a schedule."),
+    ("cron rm", "scheduling.cron_rm", "Forget a schedule."),
+    ("cron run", "scheduling.cron_run", "Start what a schedule starts, now."),
+    ("cron history", "scheduling.cron_history", "Show when a schedule has fired, and what came of it."),
 )
+"""Names, places within `smithers.cli`, and what help says. A name of two words is a command of a group."""
+GROUPS = {
+    "gateway": "Serve workflows over HTTP and WebSocket.",
+    "cron": "Schedules, which the gateway looks after.",
+}
 
 
 def make_app() -> App:
@@ -73,7 +87,14 @@ def make_app() -> App:
         suppress_keyboard_interrupt=False,
         help_format="plaintext",
     )
+    groups: set[str] = set()
     for number, (name, place, help_text) in enumerate(COMMANDS):
+        group = name.split()[0]
+        if group in GROUPS:
+            if group not in groups:
+                groups.add(group)
+                app.command(f"smithers.cli.described:group.{group}", name=group, help=GROUPS[group], sort_key=number)
+            continue
         app.command(f"smithers.cli.described:{place}", name=name, help=help_text, sort_key=number)
 
     @app.command(name="completions", sort_key=len(COMMANDS))
@@ -92,9 +113,26 @@ def make_app() -> App:
     return app
 
 
+def make_group(group: str) -> App:
+    """The commands of a group, and what its name does alone, if it does anything."""
+    from cyclopts import App
+
+    from smithers.cli import described
+
+    app = App(name=group, help=GROUPS[group], help_format="plaintext")
+    for number, (name, place, help_text) in enumerate(COMMANDS):
+        first, _, own_name = name.partition(" ")
+        if name == group:
+            app.default(getattr(described, place))
+        elif first == group:
+            app.command(f"smithers.cli.described:{place}", name=own_name, help=help_text, sort_key=number)
+    return app
+
+
 def exit_code(error: SmithersError) -> int:
     """What a command that ends with this error exits with."""
-    is_users = isinstance(error, (InvalidInput, RunError, AuthoringError, Forbidden, StoreNotFound, ServerInsecureBind))
+    users = (InvalidInput, RunError, AuthoringError, Forbidden, StoreNotFound, ServerInsecureBind, CronNotFound)
+    is_users = isinstance(error, users)
     return USER_ERROR if is_users else 1
 
 
@@ -143,7 +181,7 @@ class _NotUnderstood(Exception):
 
 def _call(tokens: Sequence[str]) -> object:
     """Call the command that is meant. Plain command lines are bound here, all others by cyclopts."""
-    bound = _bound(tokens)
+    bound = bound_command(tokens)
     if bound is not None:
         result = bound()
         if not isinstance(result, Coroutine):
@@ -159,16 +197,18 @@ def _call(tokens: Sequence[str]) -> object:
         raise _NotUnderstood(_first_line(error)) from error
 
 
-def _bound(tokens: Sequence[str]) -> Callable[[], object] | None:
+def bound_command(tokens: Sequence[str]) -> Callable[[], object] | None:
     """The command with its arguments, if that can be told without cyclopts."""
-    place = next((place for name, place, _ in COMMANDS if tokens[:1] == [name]), None)
-    if place is None or "--help" in tokens or "-h" in tokens:
+    places = {name: place for name, place, _ in COMMANDS}
+    words = next((n for n in (2, 1) if " ".join(tokens[:n]) in places), 0)
+    if words == 0 or "--help" in tokens or "-h" in tokens:
         return None
+    place = places[" ".join(tokens[:words])]
     from smithers.cli.quick import NotPlain, bind
 
     module, name = place.split(".")
     with suppress(NotPlain):
-        return bind(getattr(import_module(f"smithers.cli.{module}"), name), tokens[1:])
+        return bind(getattr(import_module(f"smithers.cli.{module}"), name), tokens[words:])
     return None
 
 

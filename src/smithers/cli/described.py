@@ -1,7 +1,7 @@
 """Described: a command's signature in cyclopts' own terms, which makes help, completion and error texts of it.
 
 Cyclopts imports a command only when it needs it, by a module and a name in it. This is that module, and the name is the
-place of the command within `smithers.cli`: `smithers.cli.described:running.up`.
+place of the command within `smithers.cli`: `smithers.cli.described:running.up`; of a group of commands, `group.` and its name.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from typing import Annotated, cast, get_args, get_type_hints
 
 from cyclopts import Parameter
 
+from smithers.cli.app import make_group
 from smithers.cli.options import Option
 
 
 def __getattr__(place: str) -> Callable[..., object]:
     module, _, name = place.rpartition(".")
+    if module == "group":
+        return make_group(name)
     if not module:
         raise AttributeError(f"module {__name__!r} has no attribute {place!r}")
     return described(getattr(import_module(f"smithers.cli.{module}"), name))

@@ -97,18 +97,30 @@ def _tell(out: Output, found: dict[str, object], sandbox: dict[str, object]) -> 
     _tell_isolation(out, sandbox)
 
 
+_WORDS = {
+    "loopback": "own loopback",
+    "pidNamespace": "processes of others",
+    "noNewPrivileges": "new privileges",
+    "rlimits": "memory and file sizes",
+    "processes": "number of processes",
+}
+"""What the report's shorter names mean; the others are words already."""
+
+
 def _tell_isolation(out: Output, sandbox: dict[str, object]) -> None:
     chosen = sandbox["launcher"]
     out.line()
     if chosen is None:
         out.line(f"{out.style('✗', 'red')} the commands of the bash tool cannot be isolated here, so they are refused")
     else:
-        out.line(f"{out.style('✓', 'green')} the commands of the bash tool are isolated by {printable(str(chosen))}")
+        out.line(
+            f"{out.style('✓', 'green')} the commands of the bash tool are isolated by {printable(str(chosen))}; kept in check:"
+        )
     for name, trial in as_object(sandbox["launchers"]).items():
         fields = as_object(trial)
         holds = as_object(fields.get("holds"))
-        enforced = ", ".join(aspect for aspect, is_held in holds.items() if is_held)
-        lacking = ", ".join(aspect for aspect, is_held in holds.items() if not is_held)
+        enforced = ", ".join(_WORDS.get(aspect, aspect) for aspect, is_held in holds.items() if is_held)
+        lacking = ", ".join(_WORDS.get(aspect, aspect) for aspect, is_held in holds.items() if not is_held)
         out.line(f"  {printable(name)}: {enforced or 'enforces nothing'}{f'; without {lacking}' if lacking else ''}")
         for text in as_list(fields.get("missing")):
             out.line(f"    {out.style('missing', 'yellow')}: {printable(str(text))}")

@@ -37,6 +37,8 @@ async def up(
     annotations: Annotated[str | None, Option(takes_dashes=True)] = None,
     allow_network: Annotated[bool, Switch] = False,
     sandbox: Literal["required", "off"] = "required",
+    max_output_bytes: int | None = None,
+    tool_timeout_ms: Annotated[int | None, Option("--tool-timeout-ms", "--tool-timeout")] = None,
     wait: bool = False,
     detach: Annotated[bool, Option("--detach", "-d", is_switch=True)] = False,
     serving: Serving | None = None,
@@ -71,6 +73,10 @@ async def up(
         Let the commands of this run's tools reach other machines.
     sandbox
         "off" runs these commands without isolation: for a container or machine that holds nothing else.
+    max_output_bytes
+        The most that a tool of this run reads, writes or returns; 200000 by default.
+    tool_timeout_ms
+        The longest that a command or search of these tools takes, in milliseconds; 60000 by default.
     wait
         Stay while the run waits, and go on when what it waits for arrives.
     detach
@@ -91,6 +97,8 @@ async def up(
         root=root,
         allow_network=allow_network,
         sandbox=sandbox,
+        max_output_bytes=max_output_bytes,
+        tool_timeout_ms=tool_timeout_ms,
         wait=wait,
     )
     asked.check()
@@ -114,6 +122,8 @@ class _Asked:
     root: Path | None
     allow_network: bool
     sandbox: Literal["required", "off"]
+    max_output_bytes: int | None
+    tool_timeout_ms: int | None
     wait: bool
 
     def check(self) -> None:
@@ -128,6 +138,8 @@ class _Asked:
             *(["--accept-workflow-change"] if self.accept_workflow_change else []),
             *(["--allow-network"] if self.allow_network else []),
             *(["--sandbox", self.sandbox] if self.sandbox != "required" else []),
+            *(["--max-output-bytes", str(self.max_output_bytes)] if self.max_output_bytes is not None else []),
+            *(["--tool-timeout-ms", str(self.tool_timeout_ms)] if self.tool_timeout_ms is not None else []),
             *(["--wait"] if self.wait else []),
         ]
 
@@ -193,6 +205,8 @@ def _launching(workflow: SmithersWorkflow, asked: _Asked, root_dir: str | None) 
             workflow_path=_absolute(asked.workflow),
             allow_network=asked.allow_network,
             sandbox=asked.sandbox,
+            max_output_bytes=asked.max_output_bytes,
+            tool_timeout_ms=asked.tool_timeout_ms,
         )
         return handle, 0
 

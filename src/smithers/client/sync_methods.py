@@ -238,9 +238,9 @@ class SyncMethods:
         cron_id: str | None = None,
         enabled: bool | None = None,
         time_zone: str | None = None,
-        missed: str | None = None,
+        missed: Literal["skip", "once"] | None = None,
     ) -> dict[str, object]:
-        """Store a schedule, or replace the one with this id.
+        """Store a schedule, or replace the one with this id; its time zone and policy stay where they are left out.
 
         Needs `cron:write`. Raises `GatewayError`.
         """

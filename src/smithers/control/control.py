@@ -20,7 +20,7 @@ from smithers.events import EventRow
 from smithers.records import dataclass
 from smithers.store.calls import ToolCallRow
 from smithers.store.interface import ApprovalRow, AttemptRow, HumanRow, NodeRow, RunRow, StoredSignal
-from smithers.store.sqlite import calls, reads
+from smithers.store.sqlite import calls, lineage, reads
 from smithers.store.sqlite.store import SqliteStore
 
 MAX_SIGNAL_BYTES = 1_048_576
@@ -159,20 +159,9 @@ class Control:
         if len(text) > MAX_SIGNAL_BYTES:
             raise InvalidInput(f"signal payload has {len(text)} bytes; at most {MAX_SIGNAL_BYTES} are allowed")
         by = None if caller is None else caller.user
-        found = await self.store.signal(
+        return await self.store.signal(
             run_id, name, correlation(correlation_id), text.decode(), self.clock.now_ms(), by, idempotency_key
         )
-        for child in await self.store.aread(lambda c: reads.runs(c, STATUSES[:6], 1000, parent=run_id)):
-            if ":child:" in child.run_id:
-                await self.signal(
-                    child.run_id,
-                    name,
-                    payload,
-                    correlation_id=correlation_id,
-                    caller=caller,
-                    idempotency_key=idempotency_key,
-                )
-        return found
 
     # ── requests ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -193,7 +182,8 @@ class Control:
         return await self._until(run_id, lambda r: r.status == "cancelled", patience_s)
 
     async def pause(self, run_id: str, *, patience_s: float = 0.0) -> RunRow:
-        """Ask a live run to finish what is under way and pause. Raises `RunNotFound` or `RunNotActive`."""
+        """Ask a live run, and the runs of its subflows, to finish what is under way and pause; resuming the run resumes
+        those. Raises `RunNotFound` or `RunNotActive`."""
         await self.store.request_pause(run_id, self.clock.now_ms())
         return await self._until(run_id, lambda r: r.status != "running", patience_s)
 
@@ -232,16 +222,13 @@ class Control:
         now = self.clock.now_ms()
 
         def query(c: reads.Connection) -> list[tuple[RunRow, dict[str, object]]]:
-            open_approvals: dict[str, list[ApprovalRow]] = {}
-            for approval in reads.approvals(c):
-                open_approvals.setdefault(approval.run_id, []).append(approval)
             found: list[tuple[RunRow, dict[str, object]]] = []
             for run in reads.runs(c, statuses, limit):
                 is_parked = run.status.startswith("waiting-")
                 nodes = reads.nodes(c, run.run_id) if is_parked else []
                 timers = reads.timers(c, run.run_id) if is_parked else []
-                asked = open_approvals.get(run.run_id, [])
-                found.append((run, views.run_state(run, nodes=nodes, approvals=asked, timers=timers, now_ms=now)))
+                asked = lineage.asked(c, run.run_id) if run.status == "waiting-approval" else []
+                found.append((run, views.run_state(run, nodes=nodes, asked=asked, timers=timers, now_ms=now)))
             return found
 
         return await self.store.aread(query)
@@ -256,10 +243,10 @@ class Control:
             nodes = reads.nodes(c, run_id)
             approvals = reads.approvals(c, run_id, only_open=False)
             timers = reads.timers(c, run_id)
-            still_open = [a for a in approvals if a.status == "requested"]
+            asked = lineage.asked(c, run_id) if run.status == "waiting-approval" else []
             return RunReport(
                 run=run,
-                state=views.run_state(run, nodes=nodes, approvals=still_open, timers=timers, now_ms=now),
+                state=views.run_state(run, nodes=nodes, asked=asked, timers=timers, now_ms=now),
                 input=from_json(input_json),
                 config=from_json(config_json),
                 nodes=nodes,

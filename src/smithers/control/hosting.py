@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from smithers.components.workflow import SmithersWorkflow
@@ -27,6 +26,7 @@ from smithers.engine.admission import checked_run_id
 from smithers.engine.clock import Clock, SystemClock
 from smithers.engine.engine import Engine
 from smithers.engine.host import Host
+from smithers.engine.tooling import DEFAULT, ToolOptions
 from smithers.errors import (
     ResumeMetadataMismatch,
     RunAlreadyExists,
@@ -40,9 +40,6 @@ from smithers.store import open_store
 from smithers.store.interface import RunRow
 from smithers.store.sqlite import mirror, pages, reads
 from smithers.store.sqlite.store import SqliteStore
-
-if TYPE_CHECKING:
-    from smithers.tools.context import SandboxMode
 
 log = logging.getLogger(__name__)
 MAX_REMEMBERED = 10_000
@@ -76,8 +73,7 @@ class Hosting:
         settings: how the engines work.
         db: the server's own database, if it has one.
         on_open: told of each database before anything happens in it.
-        allow_network: whether tools of the runs that are started here may reach other machines.
-        sandbox: `"off"` runs the commands of these tools without isolation.
+        tools: how the tools of the runs that are started here work.
         workflow_of: finds the workflow that a stored run is gone on with, or None to leave the run alone; by default it is
             loaded from the file that the run was started from.
     """
@@ -90,14 +86,12 @@ class Hosting:
         db: str | None = None,
         clock: Clock | None = None,
         on_open: Callable[[Place], None] | None = None,
-        allow_network: bool = False,
-        sandbox: SandboxMode = "required",
+        tools: ToolOptions = DEFAULT,
         workflow_of: Callable[[Place, RunRow], Awaitable[SmithersWorkflow | None]] | None = None,
     ) -> None:
         self.files = files
         self._find_workflow = workflow_of
-        self._allow_network = allow_network
-        self._sandbox: SandboxMode = sandbox
+        self._tools = tools
         self.clock: Clock = clock or SystemClock()
         self._settings = settings
         self._on_open = on_open
@@ -245,8 +239,10 @@ class Hosting:
                 root_dir=str(self.files.work_dir(file)),
                 max_concurrency=max_concurrency,
                 workflow_path=str(file),
-                allow_network=self._allow_network,
-                sandbox=self._sandbox,
+                allow_network=self._tools.allow_network,
+                sandbox=self._tools.sandbox,
+                max_output_bytes=self._tools.max_output_bytes,
+                tool_timeout_ms=self._tools.timeout_ms,
             )
         self._remember(run_id, place)
         return run_id

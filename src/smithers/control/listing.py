@@ -12,7 +12,7 @@ from smithers.graph.frames import decode_frame
 from smithers.graph.tree import TreeNode, canonical
 from smithers.jsons import object_of, text_of
 from smithers.store.interface import FrameRow, RunRow
-from smithers.store.sqlite import pages, reads
+from smithers.store.sqlite import lineage, pages, reads
 
 
 class RunStatusView(NamedTuple):
@@ -52,7 +52,7 @@ def _state(c: reads.Connection, run: RunRow, now_ms: int) -> dict[str, object]:
     view = views.run_state(
         run,
         nodes=reads.nodes(c, run.run_id) if is_parked else [],
-        approvals=reads.approvals(c, run.run_id) if is_parked else [],
+        asked=lineage.asked(c, run.run_id) if run.status == "waiting-approval" else [],
         timers=reads.timers(c, run.run_id) if is_parked else [],
         now_ms=now_ms,
     )

@@ -19,7 +19,7 @@ from smithers.errors import AttemptNotFound, RunNotFound
 from smithers.events import EventRow, wire_object
 from smithers.jsons import int_of, list_of, object_of, text_of
 from smithers.store.interface import ApprovalRow, AttemptRow, HumanRow, RunRow
-from smithers.store.sqlite import pages, reads, run_pages
+from smithers.store.sqlite import lineage, pages, reads, run_pages
 from smithers.store.sqlite.run_pages import ListedRun, Pending, RunFilter
 
 T = TypeVar("T")
@@ -167,13 +167,13 @@ async def run_record(control: Control, run_id: str, *, registered: Collection[st
 def run_state(connection: reads.Connection, run: RunRow, now_ms: int) -> Wire:
     """A run's derived state (`RunStateView`); of its nodes only the one that it waits for is read."""
     if not run.status.startswith("waiting-"):
-        return views.run_state(run, nodes=(), approvals=(), timers=(), now_ms=now_ms)
+        return views.run_state(run, nodes=(), asked=(), timers=(), now_ms=now_ms)
     node = run_pages.waiting_node(connection, run.run_id, run.status)
     row = None if node is None else run_pages.node_row(connection, run.run_id, *node)
     view = views.run_state(
         run,
         nodes=() if row is None else (row,),
-        approvals=reads.approvals(connection, run.run_id) if run.status == "waiting-approval" else (),
+        asked=lineage.asked(connection, run.run_id) if run.status == "waiting-approval" else (),
         timers=reads.timers(connection, run.run_id) if run.status == "waiting-timer" else (),
         now_ms=now_ms,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from smithers.engine.hub import Hub
 from smithers.errors import SmithersError
-from smithers.events import TERMINAL_TYPES, EventRow
+from smithers.events import EventRow
 from smithers.store.sqlite import pages, reads
 
 if TYPE_CHECKING:
@@ -90,8 +90,6 @@ class RunStream:
         self.run_id = run_id
         self._store = store
         self._subscription, self._end = hub.subscribe(run_id, after)
-        self._is_known_live = False
-        """Whether the run had not ended at the cursor."""
         self._ahead: Batch | None = None
 
     def look_ahead(self) -> None:
@@ -113,19 +111,12 @@ class RunStream:
         subscription = self._subscription
         subscription.more.clear()
 
-        def query(c: reads.Connection) -> Batch:
-            rows = reads.events(c, self.run_id, subscription.cursor, BATCH)
-            if len(rows) == BATCH:
-                return Batch(rows, True, False)
-            if rows and self._is_known_live and not any(row.type in TERMINAL_TYPES for row in rows):
-                return Batch(rows, False, False)
-            return Batch(rows, False, reads.run(c, self.run_id).status in TERMINAL)
-
-        batch = self._store.read(query)
-        self._is_known_live = not batch.has_more and not batch.is_over
-        if batch.rows:
-            subscription.cursor = batch.rows[-1].seq
-        return batch
+        query = partial(reads.log_page, run_id=self.run_id, after=subscription.cursor, limit=BATCH)
+        status, rows = self._store.read(query, is_single=True)
+        if rows:
+            subscription.cursor = rows[-1].seq
+        has_more = len(rows) == BATCH
+        return Batch(rows, has_more, not has_more and status in TERMINAL)
 
     async def wait(self, seconds: float, *, again: bool = False) -> None:
         """Until there may be more, at most so long; with `again`, more than at the moment."""

@@ -9,7 +9,7 @@ from pydantic_core import from_json
 
 from smithers.engine.leases import LEASE_MS, is_mirror, is_owner_dead
 from smithers.store.calls import ToolCallRow
-from smithers.store.interface import ApprovalRow, NodeRow, RunRow, TimerRow
+from smithers.store.interface import ApprovalRow, HumanRow, NodeRow, RunRow, TimerRow
 
 TIMER_GRACE_MS = 30_000
 
@@ -23,7 +23,7 @@ def run_state(
     run: RunRow,
     *,
     nodes: Sequence[NodeRow],
-    approvals: Sequence[ApprovalRow],
+    asked: Sequence[ApprovalRow | HumanRow],
     timers: Sequence[TimerRow],
     now_ms: int,
     lease_ms: int = LEASE_MS,
@@ -31,7 +31,7 @@ def run_state(
     """The derived state of a run: `{runId, state, computedAt, blocked?, unhealthy?}`.
 
     Args:
-        approvals: the run's open approvals, oldest first.
+        asked: the open approvals and questions of the run, oldest first; if it has none, of the runs below it.
         timers: what the run waits for by the clock, earliest first.
     """
     view: dict[str, object] = {"runId": run.run_id, "state": run.status, "computedAt": iso(now_ms)}
@@ -41,12 +41,13 @@ def run_state(
         case "running":
             _live(view, run, now_ms, lease_ms)
         case "waiting-approval":
-            if approvals:
-                first = approvals[0]
+            if asked:
+                first = asked[0]
                 view["blocked"] = {
                     "kind": "approval",
                     "nodeId": first.node_id,
                     "requestedAt": iso(first.requested_at_ms),
+                    **({} if first.run_id == run.run_id else {"childRunId": first.run_id}),
                 }
             else:
                 view["blocked"] = {

@@ -12,6 +12,7 @@ from pydantic_core import from_json
 from smithers.components.workflow import SmithersWorkflow, check_json
 from smithers.engine import leases
 from smithers.engine.loading import source_hash
+from smithers.engine.tooling import DEFAULT, ToolOptions
 from smithers.errors import (
     InputMismatch,
     InvalidInput,
@@ -54,9 +55,7 @@ def run_config(
     auth: object,
     root_dir: str | None,
     max_concurrency: int | None,
-    *,
-    allow_network: bool = False,
-    sandbox: str = "required",
+    tools: ToolOptions = DEFAULT,
 ) -> dict[str, object]:
     """What is stored of a launch beside its input. Raises `InvalidInput` naming the option."""
     if max_concurrency is not None and (isinstance(max_concurrency, bool) or max_concurrency < 1):
@@ -74,12 +73,7 @@ def run_config(
         config["rootDir"] = root_dir
     if max_concurrency is not None:
         config |= {"max_concurrency": max_concurrency, "maxConcurrencyPinned": True}
-    if allow_network:
-        config["allowNetwork"] = True
-    if sandbox not in ("required", "off"):
-        raise InvalidInput(f"sandbox must be 'required' or 'off', not {sandbox!r}", {"field": "sandbox"})
-    if sandbox == "off":
-        config["sandbox"] = "off"
+    config |= tools.check().config()
     if "smithers.observability.context" in sys.modules:  # or nobody has said which trace this belongs to
         from smithers.observability.context import launching_traceparent
 

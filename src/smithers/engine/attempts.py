@@ -27,6 +27,7 @@ from smithers.records import dataclass
 from smithers.scheduler.states import NodeState
 from smithers.store.columns import TableDef
 from smithers.store.interface import SqlValue
+from smithers.store.sqlite.doorbell import doorbell_of
 
 if TYPE_CHECKING:
     from smithers.agents.chain import ChainState
@@ -110,6 +111,10 @@ class AttemptContext:
 
             self._chain = ChainState()
         return self._chain
+
+    def retire(self) -> None:
+        """Nobody drives the run any more: what a thread still says that outlived its attempt is for nobody."""
+        self.poke, self.deps = _nobody, _nothing
 
     def release_quotas(self) -> None:
         """Used-up limits may be back."""
@@ -299,13 +304,26 @@ async def _in_thread(
     function: Callable[..., object],
     arguments: tuple[tuple[object, ...], dict[str, object]],
 ) -> object:
-    def call() -> object:
-        try:
-            return function(*arguments[0], **arguments[1])
-        except StopIteration as error:  # a future cannot hold it
-            raise RuntimeError("the task raised StopIteration") from error
+    future: asyncio.Future[object] = shared.loop.create_future()
+    bell = doorbell_of(shared.loop)
 
-    value = await shared.loop.run_in_executor(shared.threads, contextvars.copy_context().run, call)
+    def call() -> None:
+        try:
+            bell.ring([(future, function(*arguments[0], **arguments[1]), None)])
+        except StopIteration as error:  # a future cannot hold it
+            found = RuntimeError("the task raised StopIteration")
+            found.__cause__ = error
+            bell.ring([(future, None, found)])
+        except BaseException as error:  # work may raise anything
+            bell.ring([(future, None, error)])
+
+    # as run_in_executor has it, but without its three futures and the loop's own, slower way to be woken
+    waiting = shared.threads.submit(contextvars.copy_context().run, call)
+    try:
+        value = await future
+    except asyncio.CancelledError:
+        waiting.cancel()
+        raise
     return await value if inspect.iscoroutine(value) else value
 
 
@@ -345,6 +363,14 @@ def _beater(shared: AttemptContext, done: Completion, liveness: _Liveness | None
         shared.beat(done.leaf, done.attempt, data)
 
     return beat
+
+
+def _nobody() -> None:
+    pass
+
+
+def _nothing(_leaf: LeafNode) -> dict[str, object]:
+    return {}
 
 
 def _is_being_cancelled() -> bool:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from smithers.engine.hub import Hub
+from smithers.engine.tooling import DEFAULT, ToolOptions
 from smithers.errors import OwnershipError, TaskAborted
 from smithers.events import EventDraft, event
 from smithers.records import dataclass
@@ -23,7 +24,7 @@ from smithers.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from smithers.engine.runtime import TaskRuntime
-    from smithers.tools.context import SandboxMode, ToolContext
+    from smithers.tools.context import ToolContext
     from smithers.tools.journal import ToolCallRecord
 
 log = logging.getLogger(__name__)
@@ -40,13 +41,13 @@ class RunTools:
     run_id: str
     owner: str
     epoch: int
-    allow_network: bool = False
-    sandbox: SandboxMode = "required"
+    options: ToolOptions = DEFAULT
 
     def context(self, runtime: TaskRuntime) -> ToolContext:
         """The context of an attempt. Of an attempt after the first, its log tells what is not to be repeated."""
-        from smithers.tools.context import ToolContext
+        from smithers.tools.context import MAX_OUTPUT_BYTES, TIMEOUT_MS, ToolContext
 
+        options = self.options
         risky = self.earlier(runtime.node_id, runtime.iteration, runtime.attempt)
         if risky:
             log.warning(
@@ -61,8 +62,10 @@ class RunTools:
             )
         return ToolContext(
             root_dir=runtime.root_dir.absolute(),
-            allow_network=self.allow_network,
-            sandbox=self.sandbox,
+            allow_network=options.allow_network,
+            sandbox=options.sandbox,
+            max_output_bytes=MAX_OUTPUT_BYTES if options.max_output_bytes is None else options.max_output_bytes,
+            timeout_ms=TIMEOUT_MS if options.timeout_ms is None else options.timeout_ms,
             run_id=self.run_id,
             node_id=runtime.node_id,
             iteration=runtime.iteration,
@@ -156,6 +159,7 @@ class AttemptJournal:
             toolName=record.tool_name,
             seq=record.seq,
             status="success" if is_ok else "error",
+            truncated=True if record.is_output_cut else None,
         )
         await self._write(record, end, told)
 

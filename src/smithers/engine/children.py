@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
@@ -13,6 +12,7 @@ from smithers.components.composites import Subflow
 from smithers.components.scope import Key
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.attempts import Completion, abort_error, finish
+from smithers.engine.leases import may_take_over
 from smithers.engine.loading import load_workflow
 from smithers.errors import (
     OwnershipError,
@@ -23,6 +23,7 @@ from smithers.errors import (
     WorkflowExecutionFailed,
 )
 from smithers.scheduler.states import NodeState, RunStatus
+from smithers.store.sqlite import reads
 
 if TYPE_CHECKING:
     from smithers.engine.driver import Driver
@@ -36,12 +37,14 @@ def child_run_id(parent: str, node_id: str, iteration: int) -> str:
 
 
 async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
-    """Run the child to its end or halt, and fill in `done`."""
-    engine, leaf = driver.engine, done.leaf
+    """Run the child to its end or halt, and fill in `done`. Raises `TaskTimeout` when it is out of time."""
+    engine, leaf, tools = driver.engine, done.leaf, driver.options.tools
     workflow = element.workflow
     if not isinstance(workflow, SmithersWorkflow):
         workflow = load_workflow(str(workflow.get("path")), approved_root=workflow.get("approved_root"))
     run_id = child_run_id(driver.state.run_id, *leaf.key)
+    due = driver.state.timers.get((leaf.key, "deadline"))
+    left = None if due is None else max(0, due - engine.clock.now_ms())
     _name_task(driver, leaf.key)
     try:
         handle = await engine.launch(
@@ -52,26 +55,25 @@ async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
             auth=driver.state.data.auth,
             root_dir=driver.options.root_dir,
             max_concurrency=driver.options.max_concurrency,
-            allow_network=driver.options.allow_network,
-            sandbox=driver.options.sandbox,
+            allow_network=tools.allow_network,
+            sandbox=tools.sandbox,
+            max_output_bytes=tools.max_output_bytes,
+            tool_timeout_ms=tools.timeout_ms,
         )
     except RunAlreadyExists:
+        if left == 0 and await _stop(engine, run_id):
+            raise _late(done, element) from None
         try:
-            handle = await _existing(engine, run_id, workflow, is_retry=driver.state.failed.get(leaf.key, 0) > 0)
+            handle = await _existing(engine, run_id, workflow, is_retry=driver.state.failures_ever(leaf.key) > 0)
         except OwnershipError:  # another process drives it; its end wakes this run
             done.parked = NodeState.WAITING_EVENT
             return
-    limit = element.timeout_ms
     try:
-        async with asyncio.timeout(None if limit is None else limit / 1000):
+        async with asyncio.timeout(None if left is None else left / 1000):
             result = await asyncio.shield(handle.result)  # stopping this attempt must not break the child's driver
     except TimeoutError:
-        with suppress(RunNotActive):  # it has ended in the last moment
-            await engine.store.request_cancel(run_id, engine.clock.now_ms(), "parent")
-        raise TaskTimeout(
-            f"{element!r} took longer than {limit} ms",
-            {"nodeId": leaf.key[0], "attempt": done.attempt, "timeoutMs": limit},
-        ) from None
+        await _stop(engine, run_id)
+        raise _late(done, element) from None
     if result.status is RunStatus.FINISHED:
         finish(done, driver.state.table(leaf), _unwrap(result))
     elif result.status.is_parked:
@@ -86,6 +88,30 @@ async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
             f"child run {run_id!r} {result.status}",
             {"status": result.status.value, "failure_retryable": result.status is RunStatus.FAILED},
         ) from error
+
+
+def _late(done: Completion, element: Subflow) -> TaskTimeout:
+    return TaskTimeout(
+        f"{element!r} took longer than {element.timeout_ms} ms",
+        {"nodeId": done.leaf.key[0], "attempt": done.attempt, "timeoutMs": element.timeout_ms},
+    )
+
+
+async def _stop(engine: Engine, run_id: str) -> bool:
+    """Cancel a child that is out of time, as whatever it was continued. False if it has ended in the last moment."""
+    row = await engine.run_row(run_id)
+    if row.status == "continued":
+        heir = await engine.store.aread(lambda c: reads.successor(c, run_id))
+        return heir is not None and await _stop(engine, heir)
+    now = engine.clock.now_ms()
+    try:
+        row = await engine.store.request_cancel(run_id, now, "parent")
+    except RunNotActive:
+        return False
+    if row.status != "running" or may_take_over(row, now, engine.settings.lease_ms):
+        fence = None if row.runtime_owner_id is None else (row.runtime_owner_id, row.epoch)
+        await engine.store.finalize_cancel(run_id, now, fence)
+    return True
 
 
 def _name_task(driver: Driver, key: Key) -> None:

@@ -47,10 +47,10 @@ def next_run(state: RunState, node: ContinueNode | LoopNode, now_ms: int) -> New
         )
     depth = state.config.get("ancestryDepth", 0)
     config = {
-        **state.config,
+        **{name: value for name, value in state.config.items() if name != "forgivenAttempts"},
         "ancestryDepth": (depth if isinstance(depth, int) else 0) + 1,
         "continuation": {"parentRunId": state.run_id, **from_json(payload)},
-        "carriedFrom": state.run_id if carried else None,
+        "carriedFrom": state.run_id if carried or isinstance(node, LoopNode) else None,
         "carried": sorted(carried),
     }
     return NewRun(

@@ -25,6 +25,7 @@ from smithers.engine.recovery import carry, close_lost_attempts, reopen
 from smithers.engine.result import RunResult
 from smithers.engine.settle import Settler
 from smithers.engine.state import RunState
+from smithers.engine.tooling import DEFAULT, ToolOptions
 from smithers.engine.waits import WaitDesk
 from smithers.engine.work import Work
 from smithers.errors import LeaseLost, SmithersError, StorageError
@@ -35,7 +36,6 @@ from smithers.store.interface import CancelRequested, LoadedRun, NewRun, NewWake
 
 if TYPE_CHECKING:
     from smithers.engine.engine import Engine
-    from smithers.tools.context import SandboxMode
 
 log = logging.getLogger(__name__)
 S = NodeState
@@ -49,8 +49,7 @@ class DriverOptions:
 
     max_concurrency: int | None = None
     root_dir: str | None = None
-    allow_network: bool = False
-    sandbox: SandboxMode = "required"
+    tools: ToolOptions = DEFAULT
 
 
 class Driver:
@@ -74,6 +73,7 @@ class Driver:
         """Hash and path of the accepted new source, to be recorded."""
         self._launch = launch
         self._parent_run_id: str | None = None
+        self._known_as: str | None = None
         self._wake = asyncio.Event()
         self._check_inbox = launch is None
         self._completions: list[Completion] = []
@@ -82,6 +82,8 @@ class Driver:
         self._cancelling = False
         self._auto: list[LeafNode] = []
         self._asking_history = 0
+        self._is_over = False
+        """Whether the run has ended or parked, and nothing of it is under way any more."""
         self.shared = AttemptContext(
             run_id=state.run_id,
             root_dir=engine.root_dir(options.root_dir),
@@ -93,8 +95,7 @@ class Driver:
                 run_id=state.run_id,
                 owner=state.owner,
                 epoch=state.epoch,
-                allow_network=options.allow_network,
-                sandbox=options.sandbox,
+                options=options.tools,
             ),
             threads=engine.threads,
             now_ms=engine.clock.now_ms,
@@ -169,11 +170,18 @@ class Driver:
                 self.result.set_exception(error)
         finally:
             self.engine.forget(self)
+            if self._is_over:
+                self._come_apart()
             for future in (self.admitted, self.result):
                 if not future.done():
                     future.cancel()
                 elif not future.cancelled():
                     future.exception()  # whoever waits gets it; nobody has to
+
+    def _come_apart(self) -> None:
+        """Let go of the parts that refer back to this: so they are gone now, without the garbage collector's work."""
+        self.shared.retire()
+        del self.shared, self.desk, self.settler, self.work, self.flow
 
     def _introduce(self) -> None:
         """Have what is logged and launched from here on belong to this run, if anybody observes."""
@@ -181,6 +189,7 @@ class Driver:
             from smithers.observability.context import current_run, run_info
 
             state = self.state
+            self._known_as = state.name
             current_run.set(run_info(state.run_id, state.name, self._parent_run_id, state.config))
 
     async def _drive(self) -> None:
@@ -220,10 +229,12 @@ class Driver:
                 continue
             if not self.admitted.done():
                 self.admitted.set_result(None)
-                self._introduce()  # rendering has told the run's name
+                if self._known_as != state.name:
+                    self._introduce()  # rendering has told the run's name
             if step.status is not None and ending is not None:
                 if not self.result.done():
                     self.result.set_result(result_of(state, ending))
+                self._is_over = not self.work.is_busy
                 return
             if self.work.start_all():
                 await asyncio.sleep(0)  # their first turn: what has ended by then goes into the next step
@@ -300,7 +311,7 @@ class Driver:
     def _advance(self) -> Ending | None:
         halting = self._pausing or self._releasing
         outcome = self.flow.advance(is_halting=halting, starve=lambda: self.engine.agents.starve(self, self.poke))
-        return None if outcome is None else ending_of(self.state, outcome, self.engine.clock.now_ms())
+        return None if outcome is None else ending_of(self.state, outcome, self.engine.clock.now_ms(), self.flow.tree)
 
     async def _read_inbox(self) -> None:
         self._check_inbox = False
@@ -338,6 +349,8 @@ class Driver:
                 self.state.move(leaf, S.PENDING)
                 self.state.tell("NodePending", leaf)
             self.flow.scheduler.resumes(key)
+        elif kind == "deadline":
+            self.work.look_at_child(key)
         else:
             self.desk.due(key, kind, moment)
 

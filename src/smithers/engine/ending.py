@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 from pydantic_core import to_json
 
+from smithers.components.element import Element
 from smithers.components.scope import state_key
 from smithers.engine.continuation import next_run
 from smithers.engine.result import RunResult, failure_error
@@ -12,6 +13,7 @@ from smithers.engine.state import RunState
 from smithers.engine.waits import WaitDesk
 from smithers.engine.work import Work
 from smithers.errors import DependencyDeadlock, SmithersError, error_object
+from smithers.graph.arms import arms_by_id
 from smithers.records import dataclass
 from smithers.scheduler.scheduler import Continued, Deadlocked, Failed, Finished, Outcome
 from smithers.scheduler.states import NodeState, RunStatus
@@ -29,8 +31,8 @@ class Ending:
     successor: NewRun | None = None
 
 
-def ending_of(state: RunState, outcome: Outcome, now_ms: int) -> Ending:
-    """The end that an outcome means. Raises `DependencyDeadlock`."""
+def ending_of(state: RunState, outcome: Outcome, now_ms: int, tree: Element) -> Ending:
+    """The end that an outcome means, of a run with this tree. Raises `DependencyDeadlock`."""
     match outcome:
         case Finished():
             return Ending(RunStatus.FINISHED)
@@ -40,7 +42,11 @@ def ending_of(state: RunState, outcome: Outcome, now_ms: int) -> Ending:
             return Ending(RunStatus.CONTINUED, successor=next_run(state, node, now_ms))
         case Deadlocked(waiting):
             missing = {state_key(key): list(ids) for key, ids in waiting.items()}
-            listed = "; ".join(f"{key} waits for {', '.join(ids)}" for key, ids in list(missing.items())[:5])
+            arms = arms_by_id(tree)
+            listed = "; ".join(
+                f"{key} waits for {', '.join(f'{id} (in {arms[id]})' if id in arms else id for id in ids)}"
+                for key, ids in list(missing.items())[:5]
+            )
             raise DependencyDeadlock(f"nothing can go on: {listed}", {"waiting": missing})
 
 
@@ -67,7 +73,8 @@ def write_ending(state: RunState, ending: Ending, desk: WaitDesk, work: Work) ->
         for key in sorted(state.live | state.held):
             if state.nodes[key] is not S.IN_PROGRESS:
                 desk.abandon(key, "run-ended")
-        state.row("timers_done", state.run_id)
+        if state.timers:
+            state.row("timers_done", state.run_id)
     if status is RunStatus.FINISHED:
         keys = tolerated(state)
         state.tell("RunFinished", None, failedChildren=len(keys) or None, failedChildKeys=list(keys) or None)

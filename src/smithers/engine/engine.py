@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 from pydantic_core import from_json, to_json
 
+from smithers.ambient import SandboxMode
 from smithers.components.rundata import RunData
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine import leases
@@ -35,6 +38,7 @@ from smithers.engine.recovery import restore
 from smithers.engine.result import RunResult
 from smithers.engine.room import AgentRoom
 from smithers.engine.state import RunState
+from smithers.engine.tooling import ToolOptions
 from smithers.errors import (
     AutoResumeGaveUp,
     InputMismatch,
@@ -56,7 +60,6 @@ from smithers.store.sqlite import reads
 
 if TYPE_CHECKING:
     from smithers.store.sqlite.store import SqliteStore
-    from smithers.tools.context import SandboxMode
 
 log = logging.getLogger(__name__)
 _STARTED = (event("RunStarted"), event("RunStatusChanged", None, None, status="running"))
@@ -68,6 +71,12 @@ class RunHandle:
 
     run_id: str
     result: asyncio.Future[RunResult]
+
+
+@lru_cache(maxsize=256)
+def _path(text: str) -> Path:
+    """A path object; making one takes as long as a step's smaller parts, and runs name the same few."""
+    return Path(text)
 
 
 class Engine:
@@ -119,6 +128,8 @@ class Engine:
         workflow_path: str | None = None,
         allow_network: bool = False,
         sandbox: SandboxMode = "required",
+        max_output_bytes: int | None = None,
+        tool_timeout_ms: int | None = None,
         stamp: LaunchStamp | None = None,
     ) -> RunHandle:
         """Start a run. Answers once the run and its first step are durable (or the run has failed for good).
@@ -126,6 +137,8 @@ class Engine:
         Args:
             allow_network: whether the commands of this run's tools may reach other machines; stored with the run.
             sandbox: `"off"` runs those commands without isolation; stored with the run.
+            max_output_bytes: the most that a tool of this run reads, writes or returns; stored with the run.
+            tool_timeout_ms: the longest that a command or search of these tools takes; stored with the run.
             stamp: what a host records with the run.
 
         Raises:
@@ -134,22 +147,26 @@ class Engine:
         """
         run_id = checked_run_id(run_id) if run_id is not None else new_run_id()
         value, text = workflow.parse_input(input)
-        config = run_config(annotations, auth, root_dir, max_concurrency, allow_network=allow_network, sandbox=sandbox)
+        tools = ToolOptions(
+            allow_network=allow_network, sandbox=sandbox, max_output_bytes=max_output_bytes, timeout_ms=tool_timeout_ms
+        )
+        config = run_config(annotations, auth, root_dir, max_concurrency, tools)
         if stamp is not None:
             config |= {"gatewayWorkflowKey": stamp.workflow_key, "gatewaySystem": stamp.is_system, **stamp.config}
+            tools = ToolOptions.of(config).check()
         await self._prepare(workflow)
         if run_id in self.drivers:
             if idempotency_key is None or await self._key_of(run_id) != idempotency_key:
                 raise RunAlreadyExists(run_id)
             return await self._earlier(run_id, workflow, text)
-        path = Path(workflow_path) if workflow_path else workflow.source_path
+        path = _path(workflow_path) if workflow_path else workflow.source_path
         now = self.clock.now_ms()
         state = RunState(run_id, workflow, RunData(run_id, input=value, auth=auth), self.owner, 1)
         state.input_json, state.config = text, config
         state.workflow_path, state.workflow_hash = None if path is None else str(path), workflow_hash(workflow, path)
         new = NewRun(
             run_id=run_id,
-            workflow_name=workflow.function_name,
+            workflow_name=workflow.__dict__.get("_named", workflow.function_name),  # until it is rendered
             workflow_path=state.workflow_path,
             workflow_hash=state.workflow_hash,
             input_json=text,
@@ -163,7 +180,7 @@ class Engine:
             is_system=stamp is not None and stamp.is_system,
             started_by_json=None if stamp is None or not stamp.started_by else to_json(stamp.started_by).decode(),
         )
-        return await self._start(state, DriverOptions(max_concurrency, root_dir, allow_network, sandbox), new)
+        return await self._start(state, DriverOptions(max_concurrency, root_dir, tools), new)
 
     async def _prepare(self, workflow: SmithersWorkflow) -> list[TableDef]:
         tables = self.tables(workflow)
@@ -338,7 +355,12 @@ class Engine:
                 stale = self.clock.now_ms() - (run.heartbeat_at_ms or run.started_at_ms or 0)
                 events.insert(0, event("RunAutoResumed", lastHeartbeatAtMs=run.heartbeat_at_ms, staleDurationMs=stale))
             epoch = await self.store.claim(
-                run_id, self.owner, self.clock.now_ms(), expect_epoch=run.epoch, events=events
+                run_id,
+                self.owner,
+                self.clock.now_ms(),
+                expect_epoch=run.epoch,
+                events=events,
+                keeps_pause=is_automatic,
             )
             if epoch is None:
                 raise LeaseLost(f"run {run_id!r} was claimed by another process first", {"runId": run_id})
@@ -349,8 +371,7 @@ class Engine:
             state = restore(loaded, workflow, tables, self.owner, epoch)
             limit = max_concurrency if max_concurrency is not None else int_of(state.config.get("max_concurrency"))
             root = root_dir or text_of(state.config.get("rootDir"))
-            sandbox: SandboxMode = "off" if state.config.get("sandbox") == "off" else "required"
-            options = DriverOptions(limit, root, state.config.get("allowNetwork") is True, sandbox)
+            options = DriverOptions(limit, root, ToolOptions.of(state.config))
             driver = Driver(self, state, options, None)
             driver.recovered = loaded
             driver.reopens = run.status in ("cancelled", "failed")
@@ -508,7 +529,7 @@ class Engine:
 
     def root_dir(self, given: str | None) -> Path:
         """The folder that a run's tasks work in."""
-        return Path(given) if given else (self.settings.root_dir or Path.cwd())
+        return _path(given) if given else (self.settings.root_dir or _path(os.getcwd()))  # noqa: PTH109 - see _path
 
     def forget(self, driver: Driver) -> None:
         """A driver has ended."""

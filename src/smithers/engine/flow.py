@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic_core import to_json
 
 from smithers.components.context import Context
+from smithers.components.element import Element
 from smithers.components.scope import Key
 from smithers.engine.frames import FrameKeeper
 from smithers.engine.recovery import retry_failed
@@ -44,6 +45,7 @@ class Flow:
         limit: at most so many running leaves in the run; None is unlimited.
     """
 
+    tree: Element
     plan: Plan
     scheduler: Scheduler
 
@@ -184,6 +186,7 @@ class Flow:
         state.data.touched = set()
         self._force_render = False
         tree, ctx = state.workflow.render(state.data)
+        self.tree = tree
         with state.workflow.authoring(ctx):  # catch functions and inline workflows are authors' code too
             plan = extract(tree, ctx, state.data, state.workflow.outputs)
         if state.name and plan.name != state.name:
@@ -192,8 +195,8 @@ class Flow:
                 code="RESUME_METADATA_MISMATCH",
             )
         if not state.name:
-            state.name = plan.name
-            if state.step.launch is not None:
+            state.name = state.workflow.__dict__["_named"] = plan.name  # which its next run is launched with
+            if state.step.launch is not None and state.step.launch.workflow_name != plan.name:
                 state.step.launch = replace(state.step.launch, workflow_name=plan.name)
         self._ctx = ctx
         for logical, home in plan.homes.items():

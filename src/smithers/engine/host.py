@@ -69,6 +69,8 @@ class Host:
         self._wake = asyncio.Event()
         self._failing: dict[str, tuple[float, float]] = {}
         """Runs that could not be resumed: (not before, backoff), in seconds of the monotonic clock."""
+        self._next_look = 0.0
+        """When to look for dead owners again, in seconds of the monotonic clock."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set."""
@@ -79,7 +81,7 @@ class Host:
         try:
             while not stop.is_set():
                 self._wake.clear()
-                report = await self.sweep()
+                report = await self.sweep(finds_orphans=time.monotonic() >= self._next_look)
                 if self._on_report is not None and (report.resumed or report.skipped):
                     self._on_report(report)
                 await self._sleep(stopping)
@@ -92,43 +94,58 @@ class Host:
         cancel = None if due is None else self._engine.clock.call_at(due, self._wake.set)
         woken = asyncio.create_task(self._wake.wait())
         try:
-            await asyncio.wait([stopping, woken], timeout=self._interval_s, return_when=asyncio.FIRST_COMPLETED)
+            left = max(0.0, self._next_look - time.monotonic())
+            await asyncio.wait([stopping, woken], timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             woken.cancel()
             if cancel is not None:
                 cancel()
 
-    async def sweep(self) -> HostReport:
-        """Go on with every run that can go on now, as far as there is room."""
+    async def sweep(self, *, finds_orphans: bool = True) -> HostReport:
+        """Go on with every run that can go on now, as far as there is room.
+
+        Args:
+            finds_orphans: also look for runs whose owner has died; reads every running run.
+        """
         report = HostReport()
-        for run_id in await self._candidates():
-            if self._is_dry:
-                report.skipped[run_id] = "dry run"
-                continue
-            if len(self._engine.drivers) >= self._max:
+        tried: set[str] = set()
+        if finds_orphans:
+            self._next_look = time.monotonic() + self._interval_s
+        while run_ids := await self._candidates(tried, finds_orphans=finds_orphans):
+            for run_id in run_ids:
+                if not self._is_dry and len(self._engine.drivers) >= self._max:
+                    return report
+                tried.add(run_id)
+                if self._is_dry:
+                    report.skipped[run_id] = "dry run"
+                else:
+                    await self._go_on(run_id, report)
+            if len(run_ids) < BATCH:
                 break
-            await self._go_on(run_id, report)
+            finds_orphans = False  # all of them were in the first lot
         return report
 
-    async def _candidates(self) -> list[str]:
-        engine, now = self._engine, self._engine.clock.now_ms()
+    async def _candidates(self, tried: set[str], *, finds_orphans: bool) -> list[str]:
+        """Runs that may go on, without those that this sweep has tried and those that are to be left alone for a while."""
+        engine, now, moment = self._engine, self._engine.clock.now_ms(), time.monotonic()
         lease = engine.settings.lease_ms
 
+        def is_wanted(run_id: str) -> bool:
+            return (
+                run_id not in engine.drivers
+                and run_id not in tried
+                and (self._run_ids is None or run_id in self._run_ids)
+                and self._failing.get(run_id, (0.0, 0.0))[0] <= moment
+            )
+
         def query(c: reads.Connection) -> list[str]:
-            found = [*reads.moved_runs(c, BATCH), *reads.due_runs(c, now, BATCH)]
-            live = reads.runs(c, ("running",), 10_000)
-            found += [r.run_id for r in live if r.run_id not in engine.drivers and leases.may_take_over(r, now, lease)]
+            found = [*reads.moved_runs(c, BATCH, is_wanted), *reads.due_runs(c, now, BATCH, is_wanted)]
+            if finds_orphans:
+                live = reads.runs(c, ("running",), 10_000)
+                found += [r.run_id for r in live if is_wanted(r.run_id) and leases.may_take_over(r, now, lease)]
             return list(dict.fromkeys(found))
 
-        ids = await engine.store.aread(query)
-        moment = time.monotonic()
-        return [
-            run_id
-            for run_id in ids
-            if run_id not in engine.drivers
-            and (self._run_ids is None or run_id in self._run_ids)
-            and self._failing.get(run_id, (0.0, 0.0))[0] <= moment
-        ]
+        return await engine.store.aread(query)
 
     async def _go_on(self, run_id: str, report: HostReport) -> None:
         engine = self._engine

@@ -14,6 +14,8 @@ from smithers.components.workflow import SmithersWorkflow
 from smithers.errors import InvalidInput, SmithersError, WorkflowLoadFailed
 
 _lock = threading.Lock()
+_parsing = threading.Lock()
+"""CPython 3.11 counts the depth of a syntax tree wrongly when two threads make one at once."""
 
 
 def load_workflow(path: str | Path, *, approved_root: object = None, name: str | None = None) -> SmithersWorkflow:
@@ -126,7 +128,8 @@ def source_files(path: Path) -> dict[str, bytes]:
 
 def _local_imports(text: bytes, root: Path, folder: Path) -> list[Path]:
     try:
-        tree = ast.parse(text)
+        with _parsing:
+            tree = ast.parse(text)
     except (SyntaxError, ValueError):
         return []
     names: list[tuple[Path, str]] = []

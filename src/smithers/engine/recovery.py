@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from smithers.components.rundata import OutputRow, RunData, SignalRow
-from smithers.components.scope import LoopState
+from smithers.components.scope import LoopState, state_key
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.state import RunState
 from smithers.events import event
@@ -84,7 +84,10 @@ def _restore_nodes(state: RunState, loaded: LoadedRun) -> None:
         if found is NodeState.IN_PROGRESS or found in WAITING:
             state.live.add(key)
         state.data.remember_home(node.node_id, node.loop_id)
-    state.failed = dict(loaded.failures)
+    forgiven = object_of(state.config.get("forgivenAttempts"))
+    for key, count in loaded.failures.items():
+        state.forgiven[key] = earlier = int_of(forgiven.get(state_key(key))) or 0
+        state.failed[key] = max(0, count - earlier)
     for key, text in loaded.errors.items():
         if state.nodes.get(key) is NodeState.FAILED:
             state.errors[key] = from_json(text)
@@ -148,13 +151,16 @@ def retry_failed(state: RunState, plan: Plan) -> None:
         if not (leaf.element.continue_on_fail or leaf.is_quarantined):
             state.move(leaf, NodeState.PENDING)
             state.tell("NodePending", leaf)
-            state.failed.pop(key, None)
+            state.forgive(key)
             state.gates.pop(key, None)
             del state.errors[key]
 
 
 def carry(state: RunState, before: LoadedRun) -> None:
-    """Write into the first step the finished nodes and rows that a continued run brings along."""
+    """Write into the first step the finished nodes and rows that a continued run brings along.
+
+    A run that goes on in the middle of a loop also brings what has ended without a row: timers, and what was skipped.
+    """
     tables = {o.key: table_def(o.key, o.model) for o in state.workflow.outputs.values()}
     seqs = {(n.node_id, n.iteration): n for n in before.nodes if n.output_seq is not None}
     rows = [(key, values) for key, stored in before.outputs.items() for values in stored]
@@ -173,6 +179,25 @@ def carry(state: RunState, before: LoadedRun) -> None:
         state.nodes[place] = NodeState.FINISHED
         state.data.remember_home(node.node_id, node.loop_id)
         state.data.add_output(key, OutputRow(table.decode(values[3:]), *place, state.next_output_seq + index))
+    if object_of(state.config.get("continuation")).get("reason") == "loop-threshold":
+        _carry_rowless(state, before)
+
+
+def _carry_rowless(state: RunState, before: LoadedRun) -> None:
+    told = {NodeState.FINISHED: "NodeFinished", NodeState.SKIPPED: "NodeSkipped"}
+    for node in before.nodes:
+        place, ended = (node.node_id, node.iteration), NodeState(node.state)
+        loop = None if node.loop_id is None else state.data.loops.get(node.loop_id)
+        if place in state.nodes or ended not in told or (loop is not None and node.iteration < loop.iteration):
+            continue
+        if ended is NodeState.FINISHED and node.output_seq is not None:
+            continue  # its row was not to be carried
+        state.step.nodes[place] = NodeChange(*place, ended, None, node.output_table, node.label, node.loop_id)
+        state.step.events.append(event("NodePending", *place))
+        details = {"attempt": 0} if ended is NodeState.FINISHED else {}
+        state.step.events.append(event(told[ended], *place, **details))
+        state.nodes[place] = ended
+        state.data.remember_home(node.node_id, node.loop_id)
 
 
 def _seq(node: NodeRow | None) -> int:

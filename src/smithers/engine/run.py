@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from smithers.ambient import SandboxMode
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.engine import Engine, RunHandle
 from smithers.engine.hub import follow
@@ -23,7 +24,6 @@ from smithers.store import open_store
 
 if TYPE_CHECKING:
     from smithers.observability.telemetry import Observation
-    from smithers.tools.context import SandboxMode
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -77,6 +77,8 @@ async def run_workflow(
     max_concurrency: int | None = None,
     allow_network: bool = False,
     sandbox: SandboxMode = "required",
+    max_output_bytes: int | None = None,
+    tool_timeout_ms: int | None = None,
     parent_run_id: str | None = None,
     on_progress: Callable[[Mapping[str, object]], None] | None = None,
     engine: Engine | None = None,
@@ -99,7 +101,9 @@ async def run_workflow(
         max_concurrency: at most so many leaves at once in this run.
         allow_network: whether the commands of this run's tools may reach other machines.
         sandbox: `"off"` runs those commands without isolation: for a container or machine that holds nothing else.
-        on_progress: called with every event of the run, in order, as the wire's JSON object.
+        max_output_bytes: the most that a tool of this run reads, writes or returns: 1 to 10 MiB, 200,000 by default.
+        tool_timeout_ms: the longest that a command or search of these tools takes: 1 ms to 1 hour, a minute by default.
+        on_progress: called with every event of the run, and of what it is continued as, in order, as the wire's JSON object.
         engine: the engine to use, instead of this loop's shared one.
 
     Raises:
@@ -125,15 +129,19 @@ async def run_workflow(
             max_concurrency=max_concurrency,
             allow_network=allow_network,
             sandbox=sandbox,
+            max_output_bytes=max_output_bytes,
+            tool_timeout_ms=tool_timeout_ms,
         )
     teller = None if on_progress is None else _Teller(engine, handle.run_id, on_progress)
+    last_run_id: str | None = None
     try:
         result = await asyncio.shield(handle.result)
         while wait and result.status.is_parked:
             result = await engine.until_moved(result.run_id, workflow)
+        last_run_id = result.run_id
     finally:
         if teller is not None:
-            await teller.finish()
+            await teller.finish(last_run_id)
     return result
 
 
@@ -162,33 +170,47 @@ async def _resumed(
 
 
 class _Teller:
-    """Calls `on_progress` for every event of a run, in order, and can be brought to an end without losing any."""
+    """Calls `on_progress` for every event of a run and of what it is continued as, in order, and can be brought to an end
+    without losing any."""
 
     def __init__(self, engine: Engine, run_id: str, on_progress: Callable[[Mapping[str, object]], None]) -> None:
         self._engine = engine
-        self._run_id = run_id
         self._on_progress = on_progress
-        self._seq = -1
-        self._last: int | None = None
+        self._at = (run_id, -1)
+        """The run that is told of, and the number of its last event that was told."""
+        self._last: tuple[str, int] | None = None
         self._task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        async for row in follow(self._engine.hub, self._engine.store, self._run_id):
-            try:
-                self._on_progress(wire_object(self._run_id, row))
-            except Exception:
-                log.exception("on_progress failed", extra={"run_id": self._run_id})
-            self._seq = row.seq
-            if self._last is not None and self._seq >= self._last:
-                return
+        heir: str | None = self._at[0]
+        while heir is not None:
+            run_id, heir = heir, None
+            self._at = (run_id, -1)
+            async for row in follow(self._engine.hub, self._engine.store, run_id):
+                found = wire_object(run_id, row)
+                try:
+                    self._on_progress(found)
+                except Exception:
+                    log.exception("on_progress failed", extra={"run_id": run_id})
+                self._at = (run_id, row.seq)
+                if self._is_there:
+                    return
+                if row.type == "RunContinuedAsNew":
+                    heir = str(found["newRunId"])
 
-    async def finish(self) -> None:
-        """Tell of everything that is stored by now, then stop."""
-        row = await self._engine.run_row(self._run_id)
-        self._last = row.next_seq - 1
-        if self._seq >= self._last:
+    @property
+    def _is_there(self) -> bool:
+        return self._last is not None and self._at[0] == self._last[0] and self._at[1] >= self._last[1]
+
+    async def finish(self, run_id: str | None) -> None:
+        """Tell of everything that is stored by now, up to this run (the one that is told of, if None), then stop."""
+        row = await self._engine.run_row(run_id or self._at[0])
+        while run_id is None and row.run_id != self._at[0]:  # it has gone over to the next run meanwhile
+            row = await self._engine.run_row(self._at[0])
+        self._last = (row.run_id, row.next_seq - 1)
+        if self._is_there:
             self._task.cancel()
-        self._engine.hub.wake(self._run_id)
+        self._engine.hub.wake(row.run_id)
         with suppress(asyncio.CancelledError):
             await self._task
 

@@ -35,6 +35,8 @@ class Settler:
 
     def settle(self, done: Completion) -> None:
         """Write what an attempt came to into the step."""
+        if done.parked is None and done.leaf.kind is LeafKind.SUBFLOW:
+            self._state.disarm(done.leaf.key, "deadline")
         if done.parked is not None:
             self._state.move(done.leaf, done.parked)
             self._state.attempt(self._change(done, done.parked.value, is_over=False))

@@ -11,9 +11,10 @@ from dataclasses import field
 from heapq import heappop, heappush
 
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from smithers.components.rundata import OutputRow, RunData
-from smithers.components.scope import Key
+from smithers.components.scope import Key, state_key
 from smithers.components.workflow import SmithersWorkflow
 from smithers.errors import SchedulerError
 from smithers.events import EventDraft, event
@@ -24,7 +25,7 @@ from smithers.store.columns import TableDef, table_def
 from smithers.store.interface import ApprovalRow, AttemptChange, NodeChange, OutputWrite, SqlValue, Step
 
 TimerKey = tuple[Key, str]
-"""(node, kind); kinds are timer, retry, timeout and quota."""
+"""(node, kind); kinds are timer, retry, timeout, quota and deadline (of a subflow)."""
 
 
 @dataclass(slots=True)
@@ -45,6 +46,8 @@ class RunState:
     attempts: dict[Key, int] = field(default_factory=dict[Key, int])
     failed: dict[Key, int] = field(default_factory=dict[Key, int])
     """Failed attempts of each node; only those that cost a retry."""
+    forgiven: dict[Key, int] = field(default_factory=dict[Key, int])
+    """Failed attempts from before a resume that gave the node all its retries again."""
     errors: dict[Key, dict[str, object]] = field(default_factory=dict[Key, dict[str, object]])
     """The last error of each failed node."""
     live: set[Key] = field(default_factory=set[Key])
@@ -105,6 +108,18 @@ class RunState:
                 last_attempt=old.last_attempt if attempt is None else attempt,
                 output=old.output if output is None else output,
             )
+
+    def failures_ever(self, key: Key) -> int:
+        """How many attempts of a node have failed, also those that do not count any more."""
+        return self.failed.get(key, 0) + self.forgiven.get(key, 0)
+
+    def forgive(self, key: Key) -> None:
+        """Give a node all its retries again, durably."""
+        if count := self.failures_ever(key):
+            self.failed.pop(key, None)
+            self.forgiven[key] = count
+            self.config["forgivenAttempts"] = {state_key(k): n for k, n in self.forgiven.items()}
+            self.row("config", to_json(self.config, fallback=str).decode(), self.run_id)
 
     def _full_change(self, leaf: LeafNode, state: str) -> NodeChange:
         loop = leaf.innermost_loop
@@ -184,13 +199,14 @@ class RunState:
             self.row("timer_done", self.run_id, key[0], key[1], kind)
 
     def due(self, now_ms: int) -> list[tuple[TimerKey, int]]:
-        """The timers whose moment has come, with that moment, earliest first; they are disarmed."""
+        """The timers whose moment has come, with that moment, earliest first; they are disarmed, but for deadlines."""
         found: list[tuple[TimerKey, int]] = []
         heap = self._timer_heap
         while heap and heap[0][0] <= now_ms:
             moment, key = heappop(heap)
             if self.timers.get(key) == moment:
-                self.disarm(*key)
+                if key[1] != "deadline":  # it stands until the subflow ends, whoever goes on with the run meanwhile
+                    self.disarm(*key)
                 found.append((key, moment))
         return found
 

@@ -203,7 +203,7 @@ class WaitDesk:
     ) -> None:
         """Waits keep their record in an attempt, as work does; only answers that do not fit take more than one."""
         now = self._state.step.now_ms
-        number = self._state.failed.get(leaf.key, 0) + 1
+        number = self._state.failures_ever(leaf.key) + 1
         ended = now if to.is_terminal else None
         text = None if meta is None else to_json(meta).decode()
         self._state.attempt(AttemptChange(*leaf.key, number, to.value, now, ended, error, None, None, text))
@@ -368,7 +368,7 @@ class WaitDesk:
     def abandon(self, key: Key, reason: str) -> None:
         """A node that waits is not wanted any more: its part of the tree failed, or is not mounted any more."""
         state = self._state
-        for kind in ("timer", "timeout", "retry", "quota"):
+        for kind in ("timer", "timeout", "retry", "quota", "deadline"):
             if (key, kind) in state.timers and kind == "timer":
                 state.tell_of("TimerCancelled", key, timerId=key[0])
             state.disarm(key, kind)
@@ -387,7 +387,7 @@ class WaitDesk:
         row, values = self._row_of(leaf, value)
         index = state.write_output(leaf, row, values)
         self._attempt(leaf, S.FINISHED, meta=meta)
-        number = state.failed.get(leaf.key, 0) + 1
+        number = state.failures_ever(leaf.key) + 1
         state.move(leaf, S.FINISHED, attempt=number, output=index)
         state.step.events.append(attempt_event("NodeFinished", *leaf.key, number))
         self.scheduler.settled(leaf.key)
@@ -412,7 +412,7 @@ class WaitDesk:
         found = error_object(error)
         state.errors[leaf.key] = found
         self._attempt(leaf, S.FAILED, meta=meta, error=to_json(found).decode())
-        number = state.failed.get(leaf.key, 0) + 1
+        number = state.failures_ever(leaf.key) + 1
         state.move(leaf, S.FAILED, attempt=number)
         state.tell("NodeFailed", leaf, attempt=number, error=found)
         self.scheduler.failures[leaf.key] = failure_of(leaf, found)

@@ -66,6 +66,9 @@ class Work:
         self._to_start.append(done)
         if leaf.kind is LeafKind.AGENT:
             self._driver.engine.agents.take()
+        limit = leaf.element.timeout_ms
+        if leaf.kind is LeafKind.SUBFLOW and limit is not None and (key, "deadline") not in state.timers:
+            state.arm(key, "deadline", now + limit)  # once: looking again at a child that waited does not begin it anew
 
     def start_all(self) -> bool:
         """Start what the committed step has begun. Whether that made tasks, which begin with the loop's next turn."""
@@ -182,11 +185,16 @@ class Work:
 
     def look_at_children(self) -> None:
         """Go on with subflows whose child run was waiting: it may have ended meanwhile."""
+        for key in list(self._driver.desk.scheduler.waiting):
+            self.look_at_child(key)
+
+    def look_at_child(self, key: Key) -> None:
+        """Go on with a subflow, if it is one whose child run was waiting: that has ended, or is out of time."""
         scheduler = self._driver.desk.scheduler
-        for key, leaf in list(scheduler.waiting.items()):
-            if leaf.kind is LeafKind.SUBFLOW:
-                self._state.attempts[key] = max(0, self._state.attempts.get(key, 1) - 1)  # the same attempt goes on
-                scheduler.resumes(key)
+        leaf = scheduler.waiting.get(key)
+        if leaf is not None and leaf.kind is LeafKind.SUBFLOW:
+            self._state.attempts[key] = max(0, self._state.attempts.get(key, 1) - 1)  # the same attempt goes on
+            scheduler.resumes(key)
 
     # ── dependencies ───────────────────────────────────────────────────────────────────────────────────────────────
 

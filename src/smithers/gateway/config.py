@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from pydantic_core import PydanticSerializationError, to_json
 
+from smithers.ambient import SandboxMode
 from smithers.errors import InvalidInput
 from smithers.gateway.auth.config import AuthConfig
 from smithers.gateway.ui.paths import checked_entry, checked_mount
@@ -132,7 +133,8 @@ class GatewayOptions:
     idle_timeout_ms: int = 0
     on_idle: Callable[[], object] | None = None
     max_active_runs: int = 2_000
-    max_frames_per_second: int = 500
+    sandbox: SandboxMode = "required"
+    max_frames_per_second: int = 5_000
     metrics_need_token: bool = False
     what_happened: Callable[[Mapping[str, object]], Awaitable[str]] | None = None
 
@@ -141,6 +143,8 @@ class GatewayOptions:
             value: object = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
                 raise InvalidInput(f"{name} must be a whole number above 0, not {value!r}", {"field": name})
+        if self.sandbox not in ("required", "off"):
+            raise InvalidInput(f"sandbox must be 'required' or 'off', not {self.sandbox!r}", {"field": "sandbox"})
         if (
             isinstance(self.idle_timeout_ms, bool)
             or not isinstance(self.idle_timeout_ms, int)

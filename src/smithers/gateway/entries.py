@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from smithers.components.workflow import SmithersWorkflow
+from smithers.engine.admission import workflow_hash
 from smithers.errors import InvalidInput
 from smithers.gateway.config import UiConfig, WebhookConfig
 from smithers.jsons import object_of, text_of
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from smithers.store.interface import RunRow
 
 log = logging.getLogger(__name__)
+EARLIER: Final = 8
+"""So many versions of a file are kept."""
 _KEY: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,127}")
 
 
@@ -33,6 +36,16 @@ class Entry:
     ui: UiConfig | None = None
     is_system: bool = False
     entry_file: Path | None = None
+
+    @property
+    def source(self) -> Path | None:
+        """The file that it comes from."""
+        return self.entry_file or self.workflow.source_path
+
+    @property
+    def hash(self) -> str | None:
+        """The hash of its source."""
+        return workflow_hash(self.workflow, self.source)
 
     def view(self, ui_path: str | None) -> dict[str, object]:
         """As it is listed."""
@@ -52,15 +65,21 @@ class Entries:
     Args:
         refresh: asked once for a key that is not there; it may register it.
         ready: waited for before a list is made.
+        refreshes_known: whether `refresh` is asked for keys that are there, too.
     """
 
     def __init__(
         self,
         refresh: Callable[[str], Awaitable[object]] | None = None,
         ready: Callable[[], Awaitable[object]] | None = None,
+        *,
+        refreshes_known: bool = False,
     ) -> None:
         self._entries: dict[str, Entry] = {}
+        self._earlier: dict[str, list[Entry]] = {}
+        """Versions of the same file that were replaced, newest first: runs that wait go on with their own."""
         self._refresh = refresh
+        self._refreshes_known = refreshes_known
         self._ready = ready
         self._refreshing: dict[str, asyncio.Task[None]] = {}
 
@@ -72,7 +91,12 @@ class Entries:
             )
         if not isinstance(entry.workflow, SmithersWorkflow):
             raise InvalidInput(f"workflow {entry.key!r} is no workflow: {type(entry.workflow).__name__}")
+        before = self._entries.get(entry.key)
         self._entries[entry.key] = entry
+        if before is None or before.source is None or before.source != entry.source:
+            self._earlier.pop(entry.key, None)
+        elif before.workflow is not entry.workflow:
+            self._earlier[entry.key] = [before, *self._earlier.get(entry.key, [])][:EARLIER]
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -82,9 +106,9 @@ class Entries:
         return self._entries.get(key)
 
     async def find(self, key: str) -> Entry | None:
-        """The entry of a key; asks the host once for one that is not there."""
+        """The entry of a key; asks the host once for one that is not there, or may have changed."""
         found = self._entries.get(key)
-        if found is not None or self._refresh is None:
+        if self._refresh is None or (found is not None and not self._refreshes_known):
             return found
         task = self._refreshing.get(key)
         if task is None:
@@ -130,9 +154,13 @@ class Entries:
         return next((e.key for e in self.now() if str(e.workflow.db) == db), "workflow")
 
     def of_run(self, row: RunRow, config: object) -> Entry | None:
-        """The entry that a stored run is gone on with."""
+        """The entry that a stored run is gone on with: of the version of its source that it was started with, if that is
+        known here."""
         stamped = text_of(object_of(config).get("gatewayWorkflowKey"))
         if stamped:
-            return self._entries.get(stamped)
-        named = [e for e in self.now() if row.workflow_name in (e.key, e.workflow.function_name)]
-        return named[0] if len(named) == 1 else self._entries.get(row.workflow_name)
+            found = self._entries.get(stamped)
+        else:
+            named = [e for e in self.now() if row.workflow_name in (e.key, e.workflow.function_name)]
+            found = named[0] if len(named) == 1 else self._entries.get(row.workflow_name)
+        earlier = [] if found is None or row.workflow_hash is None else self._earlier.get(found.key, [])
+        return next((e for e in [found, *earlier] if e is not None and e.hash == row.workflow_hash), found)

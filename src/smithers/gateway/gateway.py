@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from smithers.ambient import SandboxMode
 from smithers.asgi.embed import bind, bind_unix, is_loopback_bind, serve, url_of
 from smithers.components.workflow import SmithersWorkflow
 from smithers.control.crons import checked_pattern
@@ -79,6 +80,7 @@ class Gateway:
         workspace_root: the folder of prompts; shown in health.
         identity: `{backend, version}` as shown in health.
         workflow_registry_refresh: called with a workflow key that is not registered; may register it.
+        workflow_registry_refreshes_known: call it for keys that are registered too; it may register what has changed.
         workflow_registry_status: gives `{workflowsLoaded, workflowsTotal}` for health.
         workflow_registry_ready: waited for before workflows are listed.
         ui: a page for the whole gateway; True for the console.
@@ -97,6 +99,7 @@ class Gateway:
         idle_timeout_ms: after so long without sockets, runs, schedules and timers `on_idle` is called; 0 for never.
         on_idle: called once it is idle, and again after new activity; may be async.
         max_active_runs: runs that are driven here at once; a launch beyond is refused.
+        sandbox: `"off"` runs the commands of the tools of runs that are launched here without isolation; no caller can.
         max_frames_per_second: requests that one connection may make.
         metrics_need_token: whether `/metrics` needs `run:read`.
         what_happened: narrates a run for the method of that name.
@@ -119,6 +122,7 @@ class Gateway:
         workspace_root: str | Path | None = None,
         identity: Mapping[str, object] | None = None,
         workflow_registry_refresh: Callable[[str], Awaitable[object]] | None = None,
+        workflow_registry_refreshes_known: bool = False,
         workflow_registry_status: Callable[[], Mapping[str, int]] | None = None,
         workflow_registry_ready: Callable[[], Awaitable[object]] | None = None,
         ui: UiConfig | Mapping[str, object] | bool | None = None,
@@ -137,7 +141,8 @@ class Gateway:
         idle_timeout_ms: int = 0,
         on_idle: Callable[[], object] | None = None,
         max_active_runs: int = 2_000,
-        max_frames_per_second: int = 500,
+        sandbox: SandboxMode = "required",
+        max_frames_per_second: int = 5_000,
         metrics_need_token: bool = False,
         what_happened: Callable[[Mapping[str, object]], Awaitable[str]] | None = None,
         settings: Settings | None = None,
@@ -174,12 +179,15 @@ class Gateway:
             idle_timeout_ms=idle_timeout_ms,
             on_idle=on_idle,
             max_active_runs=max_active_runs,
+            sandbox=sandbox,
             max_frames_per_second=max_frames_per_second,
             metrics_need_token=metrics_need_token,
             what_happened=what_happened,
         )
         check_mounts(self.options)
-        self._entries = Entries(workflow_registry_refresh, workflow_registry_ready)
+        self._entries = Entries(
+            workflow_registry_refresh, workflow_registry_ready, refreshes_known=workflow_registry_refreshes_known
+        )
         self._extensions = Extensions()
         self._house: House | None = None
         self._serving: asyncio.Task[None] | None = None

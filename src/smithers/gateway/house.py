@@ -93,7 +93,7 @@ class House:
         self._hosting = Hosting(
             WorkflowFiles(None), settings, clock=clock, on_open=self._opened, workflow_of=self._workflow_of
         )
-        self._desk = LaunchDesk(entries, self._hosting, clock, options.max_active_runs)
+        self._desk = LaunchDesk(entries, self._hosting, clock, options.max_active_runs, options.sandbox)
         self._changes = ChangeFeed()
         self._mounts = UiMounts(options, entries)
         self._streams = RunStreams(

@@ -37,17 +37,16 @@ _OBJECT: Final[dict[str, object]] = {"type": "object"}
 
 def json_answer(body: bytes | str, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer in JSON that is encoded already."""
-    return Response(body, status, HEADERS if headers is None else {**HEADERS, **headers}, "application/json")
+    all_headers = HEADERS if headers is None else {**HEADERS, **headers}
+    if status == 413:
+        all_headers = {**all_headers, "connection": "close"}  # the rest of the body is not going to be read
+    return Response(body, status, all_headers, "application/json")
 
 
 def frame_problem(error: Exception, request_id: str = "") -> Response:
     """An error as an RPC frame."""
     problem = rpc_error_of(error)
-    headers: dict[str, str] = {}
-    if problem.http_status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if problem.http_status == 413:
-        headers["connection"] = "close"  # the rest of the body is not going to be read
+    headers = {"www-authenticate": "Bearer"} if problem.http_status == 401 else None
     return json_answer(error_text(request_id or str(uuid4()), problem), problem.http_status, headers)
 
 

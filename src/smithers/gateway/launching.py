@@ -12,15 +12,18 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from pydantic_core import from_json
 
+from smithers.ambient import SandboxMode
 from smithers.control.views import iso
 from smithers.engine.admission import LaunchStamp
 from smithers.engine.clock import Clock
-from smithers.errors import RunAlreadyExists, RunNotFound, SmithersError
+from smithers.errors import RunAlreadyExists, RunNotFound, RunOwnerAlive, RunStillRunning, SmithersError
 from smithers.gateway.entries import Entries, Entry
 from smithers.gateway.problems import RpcError
 from smithers.jsons import object_of
@@ -40,6 +43,8 @@ RUN_ID: Final = re.compile(
 )
 """What the id of a run may look like when a caller chooses it."""
 SYSTEM_SCOPES: Final = ("*",)
+ANYBODY: Final = "gateway"
+"""Who has triggered a run for a caller without a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +55,17 @@ class Trigger:
     role: str
     scopes: tuple[str, ...]
     token_id: str | None = None
+    is_system: bool = False
 
     @classmethod
     def by(cls, identity: Identity) -> Trigger:
         """A caller."""
-        return cls(identity.user_id or "gateway", identity.role, identity.scopes, identity.token_id)
+        return cls(identity.user_id or ANYBODY, identity.role, identity.scopes, identity.token_id)
 
     @classmethod
     def system(cls, source: str) -> Trigger:
         """The gateway itself: `cron:gateway`, `webhook:<key>`."""
-        return cls(source, "system", SYSTEM_SCOPES)
+        return cls(source, "system", SYSTEM_SCOPES, is_system=True)
 
     def auth(self, now_ms: int) -> dict[str, object]:
         """As it is stored with the run."""
@@ -89,14 +95,21 @@ class LaunchDesk:
 
     Args:
         max_active: at most so many runs are driven in this process; a launch beyond is refused, nothing is queued in memory.
+        sandbox: `"off"` runs commands of the runs' tools without isolation.
     """
 
-    def __init__(self, entries: Entries, hosting: Hosting, clock: Clock, max_active: int) -> None:
+    def __init__(
+        self, entries: Entries, hosting: Hosting, clock: Clock, max_active: int, sandbox: SandboxMode = "required"
+    ) -> None:
         self._entries = entries
         self._hosting = hosting
         self._clock = clock
         self._max_active = max_active
+        self._sandbox: SandboxMode = sandbox
         self._busy: set[str] = set()
+        """Runs that are being launched at this moment."""
+        self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Held while a launch with an idempotency key is looked up and made."""
         self.is_closing = False
 
     # ── finding ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -137,7 +150,8 @@ class LaunchDesk:
     # ── launching ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def launch(self, key: str, input: object, trigger: Trigger, options: LaunchOptions) -> dict[str, object]:
-        """Start a run; durable on return. Gives `{runId, workflow, system}`.
+        """Start a run; durable on return. Gives `{runId, workflow, system}`. With an idempotency key that its caller has
+        used before, the run of then, whatever has become of it.
 
         Raises:
             RpcError: unknown workflow, bad run id, taken run id, used idempotency key, no capacity.
@@ -153,18 +167,54 @@ class LaunchDesk:
             )
         if self.is_closing:
             raise RpcError("QUOTA_EXCEEDED", "the gateway is shutting down; launch again at the next one")
-        active = sum(len(p.engine.drivers) for p in self._hosting.places)
+        once = _key(trigger, options.idempotency_key)
+        if once is None:
+            started = await self._start(entry, place, input, trigger, options, None)
+        else:
+            async with self._keys.setdefault(once, asyncio.Lock()):
+                started = await self._launched_before(once, entry, input) or await self._start_once(
+                    entry, place, input, trigger, options, once
+                )
+        return {"runId": started, "workflow": entry.key, "system": entry.is_system}
+
+    async def _launched_before(self, key: str, entry: Entry, input: object) -> str | None:
+        """The run that an idempotency key names, in whichever database. Raises `RpcError` (`CONFLICT`) where it is one of
+        another workflow or input."""
+        for place in self._hosting.places:
+            run_id = await place.store.aread(partial(reads.run_of_key, key=key))
+            if run_id is None:
+                continue
+            await self._require_same(place, run_id, entry)
+            stored, _ = await place.store.aread(partial(reads.spec, run_id=run_id))
+            if from_json(stored) != from_json(entry.workflow.parse_input(input)[1]):
+                raise RpcError("CONFLICT", f"the idempotency key was used for run {run_id!r} with another input")
+            return run_id
+        return None
+
+    async def _start_once(
+        self, entry: Entry, place: Place, input: object, trigger: Trigger, options: LaunchOptions, key: str
+    ) -> str:
+        try:
+            return await self._start(entry, place, input, trigger, options, key)
+        except (RunOwnerAlive, RunStillRunning):
+            # another gateway on this database was faster with the same key
+            found = await self._launched_before(key, entry, input)
+            if found is None:
+                raise
+            return found
+
+    def _require_room(self) -> None:
+        """Refuse a launch beyond `max_active_runs`; those that are being made count too."""
+        active = sum(len(place.engine.drivers) for place in self._hosting.places)
+        active += sum(
+            all(run_id not in place.engine.drivers for place in self._hosting.places) for run_id in self._busy
+        )
         if active >= self._max_active:
             raise RpcError(
                 "QUOTA_EXCEEDED",
                 f"{active} runs are active here; at most {self._max_active} are taken (max_active_runs): try again soon",
                 limit=self._max_active,
             )
-        if run_id is not None:
-            await self._require_free(run_id, place)
-        run_id = run_id or str(uuid4())
-        found = await self._start(entry, place, run_id, input, trigger, options)
-        return {"runId": found, "workflow": entry.key, "system": entry.is_system}
 
     async def _require_free(self, run_id: str, place: Place) -> None:
         """Refuse an id that another database here has; the run's own database refuses by itself."""
@@ -177,21 +227,26 @@ class LaunchDesk:
                 raise RunAlreadyExists(run_id)
 
     async def _start(
-        self, entry: Entry, place: Place, run_id: str, input: object, trigger: Trigger, options: LaunchOptions
+        self, entry: Entry, place: Place, input: object, trigger: Trigger, options: LaunchOptions, key: str | None
     ) -> str:
+        if options.run_id is not None:
+            await self._require_free(options.run_id, place)
+        run_id = options.run_id or str(uuid4())
         if run_id in self._busy:
             raise RunAlreadyExists(run_id)
+        self._require_room()
         self._busy.add(run_id)
         try:
             handle = await place.engine.launch(
                 entry.workflow,
                 input,
                 run_id=run_id,
-                idempotency_key=_key(trigger, options.idempotency_key),
+                idempotency_key=key,
                 auth=trigger.auth(self._clock.now_ms()),
                 max_concurrency=options.max_concurrency,
                 workflow_path=None if entry.entry_file is None else str(entry.entry_file),
                 allow_network=options.allow_network,
+                sandbox=self._sandbox,
                 stamp=LaunchStamp(
                     entry.key,
                     entry.is_system,
@@ -244,8 +299,11 @@ def _looked_at(result: asyncio.Future[RunResult]) -> None:
 
 
 def _key(trigger: Trigger, key: str | None) -> str | None:
-    """A key as it is stored: each caller has their own."""
+    """A key as it is stored: each caller has their own. Callers without a name are told apart by their tokens."""
     if key is None:
         return None
-    who = hashlib.sha256(f"{trigger.triggered_by}\0{key}".encode()).hexdigest()
-    return f"gateway:{who}"
+    is_nameless = trigger.triggered_by == ANYBODY and trigger.token_id is not None
+    kind = "system" if trigger.is_system else "token" if is_nameless else "user"
+    who = trigger.token_id if is_nameless else trigger.triggered_by
+    digest = hashlib.sha256(f"{kind}\0{who}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"gateway:{digest}"

@@ -22,12 +22,18 @@ KEYFRAME_EVERY: Final = 50
 MAX_FRAME_BYTES: Final = 256 * 1024 * 1024
 """The largest text of a frame; more is refused on both sides, so that no stored row can exhaust memory."""
 
+PLAIN_BYTES: Final = 1024
+"""Payloads up to here are stored as they are: compressing them would take longer than writing them does."""
+
 SMALL_BYTES: Final = 4096
 """Payloads up to here are compressed with a window of their own size."""
 
+_PLAIN_STARTS: Final = (b"{", b'"', b"n")
+"""How a payload begins that is not compressed: with JSON's first character, which no zlib header is."""
+
 
 def encode_frame(prev: FrameTree | None, next: FrameTree, frames_since_keyframe: int) -> tuple[Encoding, bytes]:
-    """How to store a frame after `prev` (None: it is the first), and the compressed payload.
+    """How to store a frame after `prev` (None: it is the first), and the payload, compressed unless it is small.
 
     `frames_since_keyframe` counts the `delta` frames after the last keyframe; `same` frames do not count, they are not
     read. Raises InvalidElement for a frame larger than `MAX_FRAME_BYTES`.
@@ -37,8 +43,8 @@ def encode_frame(prev: FrameTree | None, next: FrameTree, frames_since_keyframe:
     if prev is not None and frames_since_keyframe < KEYFRAME_EVERY - 1:
         delta = encode_ops(diff(prev.tree, next.tree))
         if len(delta) < len(next.text):
-            return "delta", _compress(delta)
-    return "keyframe", _compress(next.text)
+            return "delta", _packed(delta)
+    return "keyframe", _packed(next.text)
 
 
 def decode_frame(
@@ -62,14 +68,16 @@ def decode_frame(
             raise StorageError("a stored frame has an encoding that this program does not know", {"encoding": encoding})
 
 
-def _compress(text: str) -> bytes:
+def _packed(text: str) -> bytes:
     raw = text.encode()
     if len(raw) > MAX_FRAME_BYTES:
         raise InvalidElement("the tree is too large to store", {"bytes": len(raw), "limit": MAX_FRAME_BYTES})
+    if len(raw) <= PLAIN_BYTES:
+        return raw
     if len(raw) > SMALL_BYTES:
         return zlib.compress(raw, 1)
-    # zlib's usual window costs more to set up than a small frame: take one of the text's own size, from 512 bytes up
-    window = max(9, (len(raw) - 1).bit_length())
+    # zlib's usual window costs more to set up than a small frame: take one of the text's own size
+    window = (len(raw) - 1).bit_length()
     small = zlib.compressobj(1, zlib.DEFLATED, window, window - 8)
     return small.compress(raw) + small.flush()
 
@@ -77,6 +85,8 @@ def _compress(text: str) -> bytes:
 def _expand(payload: bytes, max_bytes: int) -> str:
     stream = zlib.decompressobj()
     try:
+        if payload.startswith(_PLAIN_STARTS) and len(payload) <= max_bytes:
+            return payload.decode()
         raw = stream.decompress(payload, max_bytes + 1)
         if len(raw) > max_bytes:
             raise StorageCorrupt("a stored frame is larger than any that is written", {"limit": max_bytes})

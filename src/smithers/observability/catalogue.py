@@ -31,6 +31,7 @@ COUNTERS: Final[dict[str, tuple[str, ...]]] = {
     "node.retries_total": (),
     "tool_calls.total": (),
     "tool_calls.errors_total": (),
+    "tool.output_truncated_total": (),
     "errors.total": (),
     "events.emitted_total": (),
     "heartbeats.total": (),
@@ -58,7 +59,9 @@ COUNTERS: Final[dict[str, tuple[str, ...]]] = {
     "tokens.context_window_bucket_total": ("agent", "bucket", "model"),
     "agent_events_total": ("engine", "event_type", "source"),
     "agent_invocations_total": _MODEL,
+    "agent_tokens_total": (*_MODEL, "kind", "source"),
     "agent_errors_total": (*_MODEL, "reason", "source"),
+    "agent_retries_total": (*_MODEL, "reason", "source"),
     "agent_sessions_total": ("engine", "model", "resume", "source", "status"),
     "agent_actions_total": ("action_kind", "engine", "entry_type", "level", "ok", "phase", "source"),
     "http.requests": ("method", "route", "status_code", "status_class"),
@@ -84,6 +87,9 @@ GAUGES: Final = (
     "process.memory_rss_bytes",
 )
 """Gauges without their prefix; computed when they are asked for."""
+
+CORRECTION: Final = "schema-"
+"""How the ids of actions begin that ask an agent again because its answer did not fit."""
 
 CONTEXT: Final = (50_000.0, 100_000.0, 200_000.0, 500_000.0, 1_000_000.0)
 

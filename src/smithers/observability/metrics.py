@@ -22,6 +22,7 @@ from smithers.jsons import object_of
 from smithers.observability.catalogue import (
     BY_EVENT,
     CONTEXT,
+    CORRECTION,
     COUNTERS,
     GATEWAY_COUNTERS,
     GATEWAY_HISTOGRAMS,
@@ -30,7 +31,7 @@ from smithers.observability.catalogue import (
     MEASURED,
 )
 from smithers.observability.context import RunInfo
-from smithers.observability.spans import Span, Spans
+from smithers.observability.spans import TOLD, Span, Spans
 
 log = logging.getLogger(__name__)
 
@@ -83,21 +84,22 @@ class Metrics:
     def track_event(self, run: RunInfo, row: EventRow) -> None:
         """Count an event, and measure what it ends. Replaying a log gives the same numbers."""
         try:
-            self._seen[row.type] = self._seen.get(row.type, 0) + 1
-            if row.type == "RunStarted" and row.seq > 1:  # a launch writes it first
-                self._counters["runs.resumed_total"].inc()
-            self._track_wait(run.run_id, row)
-            if row.payload is not None and row.type in _DETAILED:
-                self._track_detail(row.type, object_of(from_json(row.payload)))
-            for span in self._spans.take(run, row):
-                self._ended(span)
+            type = row.type
+            self._seen[type] = self._seen.get(type, 0) + 1
+            if type in TOLD:
+                if type == "RunStarted" and row.seq > 1:  # a launch writes it first
+                    self._counters["runs.resumed_total"].inc()
+                for span in self._spans.take(run, row):
+                    self._ended(span)
+            if type in _DETAILED:
+                if row.payload is not None:
+                    self._track_detail(type, object_of(from_json(row.payload)))
+            elif row.node_id is not None and type.startswith("Approval"):
+                self._track_wait((run.run_id, row.node_id, row.iteration or 0), row)
         except Exception:
             log.exception("an event was not counted")
 
-    def _track_wait(self, run_id: str, row: EventRow) -> None:
-        if row.node_id is None or not row.type.startswith("Approval"):
-            return
-        key = (run_id, row.node_id, row.iteration or 0)
+    def _track_wait(self, key: tuple[str, str, int], row: EventRow) -> None:
         if row.type == "ApprovalRequested":
             self._waits[key] = row.timestamp_ms
             if len(self._waits) > MAX_WAITS:
@@ -116,6 +118,8 @@ class Metrics:
             case "ToolCallFinished":
                 if payload.get("status") == "error":
                     self._counters["tool_calls.errors_total"].inc()
+                if payload.get("truncated") is True:
+                    self._counters["tool.output_truncated_total"].inc()
             case "AgentEvent":
                 self._track_agent(payload)
             case "RunAutoResumeSkipped":
@@ -154,10 +158,12 @@ class Metrics:
             resume = str(told.get("resume") is not None).lower()
             self.count("agent_sessions_total", engine, None, resume, "event", kind)
         elif kind == "action":
-            is_ok = told.get("ok")
+            is_ok, action = told.get("ok"), object_of(told.get("action"))
+            if action.get("kind") == "warning" and str(action.get("id")).startswith(CORRECTION):
+                self.count("agent_retries_total", engine, None, "schema", "event")
             self.count(
                 "agent_actions_total",
-                object_of(told.get("action")).get("kind"),
+                action.get("kind"),
                 engine,
                 told.get("entryType"),
                 told.get("level"),
@@ -181,12 +187,20 @@ class Metrics:
                 who = (span.attributes.get("engine"), span.attributes.get("model"))
                 self.count("agent_invocations_total", *who)
                 self.observe("agent_duration_ms", span.duration_ms, *who)
+                self._track_agent_tokens(span, who)
                 if span.status == "error":
                     self.count("agent_errors_total", *who, "failed", "event")
             case _:
                 pass
         for tell in self.on_span:
             tell(span)
+
+    def _track_agent_tokens(self, span: Span, who: tuple[object, object]) -> None:
+        """The tokens of one agent's turns; kinds add up to `total` only for input and output, of which the others are parts."""
+        counts = {kind: _positive(span.attributes.get(f"{kind}_tokens")) for kind in _KINDS}
+        for kind, count in (*counts.items(), ("total", counts["input"] + counts["output"])):
+            if count:
+                self.count("agent_tokens_total", *who, kind, "event", by=count)
 
     def close(self) -> None:
         """Tell of the spans that are still open: no more events come."""
@@ -282,6 +296,7 @@ _TOKENS = {
     "cacheWriteTokens": "tokens.cache_write_total",
     "reasoningTokens": "tokens.reasoning_total",
 }
+_KINDS = ("input", "output", "cache_read", "cache_write", "reasoning")
 _DETAILED = MEASURED.keys() | {
     "AgentEvent",
     "RunAutoResumeSkipped",

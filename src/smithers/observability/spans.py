@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
 from pydantic_core import from_json
@@ -37,8 +38,15 @@ _ENDS: Final = {
     "NodeCancelled": "cancelled",
     "NodeSkipped": "skipped",
 }
+_TOKENS: Final = (
+    ("inputTokens", "input_tokens"),
+    ("outputTokens", "output_tokens"),
+    ("cacheReadTokens", "cache_read_tokens"),
+    ("cacheWriteTokens", "cache_write_tokens"),
+    ("reasoningTokens", "reasoning_tokens"),
+)
 _DETAILED: Final = frozenset({"NodeStarted", "AgentEvent", "TokenUsageReported", "ToolCallStarted", "ToolCallFinished"})
-_TOLD: Final = (
+TOLD: Final = (
     _DETAILED
     | _WAITS.keys()
     | _ENDS.keys()
@@ -50,6 +58,9 @@ _TOLD: Final = (
         "NodeRetrying",
     }
 )
+"""The events that say anything about a duration."""
+_SHORT: Final = 32
+"""Payloads up to here are alike in most runs, and are kept as they were read."""
 
 
 @dataclass(slots=True)
@@ -90,7 +101,7 @@ class Spans:
 
     def take(self, info: RunInfo, row: EventRow) -> list[Span]:
         """Take an event in; the spans that it ends."""
-        if row.type not in _TOLD:
+        if row.type not in TOLD:
             return []
         state = self._runs.get(info.run_id)
         if state is None:
@@ -106,7 +117,7 @@ class Spans:
             is_again = row.type in ("NodeRetrying", "NodePending") and key == ("task", row.node_id, row.iteration)
             if not is_again:
                 _end(state, done, key, at)
-        payload = object_of(from_json(row.payload)) if row.payload else {}
+        payload = _payload(row.payload)
         if row.node_id is None:
             self._of_run(state, done, info, row, payload)
         else:
@@ -144,6 +155,17 @@ class Spans:
             if state.drive is not None and (status.startswith("waiting-") or status == "paused"):
                 state.drive.attributes["wait_reason"] = status.removeprefix("waiting-")
                 _end_all(state, done, now, status, only_drive=True)
+
+
+def _payload(text: str | None) -> Mapping[str, object]:
+    if not text:
+        return {}
+    return _short_payload(text) if len(text) <= _SHORT else object_of(from_json(text))
+
+
+@lru_cache(maxsize=256)
+def _short_payload(text: str) -> Mapping[str, object]:
+    return object_of(from_json(text))
 
 
 def _of_node(
@@ -215,7 +237,7 @@ def _of_agent(
         if span is not None:
             for name in ("agent", "model"):
                 span.attributes[name] = text_of(payload.get(name)) or "unknown"
-            for field, name in (("inputTokens", "input_tokens"), ("outputTokens", "output_tokens")):
+            for field, name in _TOKENS:
                 count, before = payload.get(field), span.attributes.get(name, 0)
                 if isinstance(count, int) and isinstance(before, int):
                     span.attributes[name] = before + count

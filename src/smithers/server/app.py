@@ -38,7 +38,7 @@ async def open_app(options: ServerOptions) -> AsyncGenerator[HttpApp]:
         options.settings,
         db=options.db,
         on_open=opened,
-        allow_network=options.allow_network,
+        tools=options.tools,
     )
     desk: WebhookDesk | None = None
     telemetry = None

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from smithers.ambient import SandboxMode
 from smithers.asgi.embed import is_loopback_bind
 from smithers.control.adapter import SmithersDb
 from smithers.control.webhooks import WebhookSource
+from smithers.engine.tooling import ToolOptions
 from smithers.errors import InvalidInput, ServerInsecureBind, ServerIntegrationsRequireDb
 from smithers.settings import Settings
 
@@ -25,7 +27,7 @@ class ServerOptions:
     insecure: bool
     max_body_bytes: int
     root_dir: Path | None
-    allow_network: bool
+    tools: ToolOptions
     headers_timeout: float
     request_timeout: float
     webhooks: tuple[WebhookSource, ...]
@@ -47,6 +49,9 @@ def checked_options(
     max_body_bytes: int,
     root_dir: str | Path | None,
     allow_network: bool,
+    sandbox: SandboxMode,
+    max_output_bytes: int | None,
+    tool_timeout_ms: int | None,
     headers_timeout: float,
     request_timeout: float,
     integrations: Mapping[str, object] | None,
@@ -77,7 +82,9 @@ def checked_options(
         insecure=insecure,
         max_body_bytes=max_body_bytes,
         root_dir=None if root_dir is None else Path(root_dir).resolve(),
-        allow_network=allow_network,
+        tools=ToolOptions(
+            allow_network=allow_network, sandbox=sandbox, max_output_bytes=max_output_bytes, timeout_ms=tool_timeout_ms
+        ).check(),
         headers_timeout=headers_timeout,
         request_timeout=request_timeout,
         webhooks=sources,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from smithers.ambient import SandboxMode
 from smithers.asgi.embed import ServerThread, bind
 from smithers.control.adapter import SmithersDb
 from smithers.server.app import open_app
@@ -22,6 +23,9 @@ def start_server(
     max_body_bytes: int = 1_048_576,
     root_dir: str | Path | None = None,
     allow_network: bool = False,
+    sandbox: SandboxMode = "required",
+    max_output_bytes: int | None = None,
+    tool_timeout_ms: int | None = None,
     integrations: Mapping[str, object] | None = None,
     headers_timeout: float = 30_000,
     request_timeout: float = 60_000,
@@ -38,6 +42,9 @@ def start_server(
         max_body_bytes: the largest request body.
         root_dir: the folder that workflow files must be in and tasks work in.
         allow_network: whether tools of these runs may use the network.
+        sandbox: `"off"` runs the commands of these tools without isolation.
+        max_output_bytes: the most that such a tool reads, writes or returns: 1 to 10 MiB, 200,000 by default.
+        tool_timeout_ms: the longest that a command or search of theirs takes: 1 ms to 1 hour, a minute by default.
         integrations: `{"webhooks": [WebhookSource, …]}`, or mappings with their fields.
         headers_timeout: milliseconds for a request's head to arrive in; 0 for no limit.
         request_timeout: milliseconds for the whole request to arrive in; 0 for no limit.
@@ -60,6 +67,9 @@ def start_server(
         max_body_bytes=max_body_bytes,
         root_dir=root_dir,
         allow_network=allow_network,
+        sandbox=sandbox,
+        max_output_bytes=max_output_bytes,
+        tool_timeout_ms=tool_timeout_ms,
         headers_timeout=headers_timeout,
         request_timeout=request_timeout,
         integrations=integrations,

@@ -349,7 +349,14 @@ class Store(Protocol):
         ...
 
     async def claim(
-        self, run_id: str, owner: str, now_ms: int, *, expect_epoch: int, events: Sequence[EventDraft]
+        self,
+        run_id: str,
+        owner: str,
+        now_ms: int,
+        *,
+        expect_epoch: int,
+        events: Sequence[EventDraft],
+        keeps_pause: bool = True,
     ) -> int | None:
         """Take a run over from the state that was read with `expect_epoch`. The new epoch, or None if somebody was faster."""
         ...

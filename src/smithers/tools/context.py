@@ -13,20 +13,18 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from smithers import ambient
+from smithers.ambient import LONGEST_TIMEOUT_MS, MOST_OUTPUT_BYTES, SandboxMode
 from smithers.errors import InvalidInput
 
 if TYPE_CHECKING:
     from smithers.ambient import ToolHost
     from smithers.tools.journal import Journal
 
-SandboxMode = Literal["required", "off"]
 MAX_OUTPUT_BYTES = 200_000
 TIMEOUT_MS = 60_000
-_MOST_OUTPUT_BYTES = 10 * 1024 * 1024
-_LONGEST_TIMEOUT_MS = 3_600_000
 _NOT_A_ROOT = ("/proc", "/sys", "/dev")
 
 
@@ -77,10 +75,10 @@ class ToolContext:
     _is_checked: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.max_output_bytes <= _MOST_OUTPUT_BYTES:
-            _refuse("max_output_bytes", self.max_output_bytes, f"1 to {_MOST_OUTPUT_BYTES}")
-        if not 1 <= self.timeout_ms <= _LONGEST_TIMEOUT_MS:
-            _refuse("timeout_ms", self.timeout_ms, f"1 to {_LONGEST_TIMEOUT_MS}")
+        if not 1 <= self.max_output_bytes <= MOST_OUTPUT_BYTES:
+            _refuse("max_output_bytes", self.max_output_bytes, f"1 to {MOST_OUTPUT_BYTES}")
+        if not 1 <= self.timeout_ms <= LONGEST_TIMEOUT_MS:
+            _refuse("timeout_ms", self.timeout_ms, f"1 to {LONGEST_TIMEOUT_MS}")
         if self.sandbox not in ("required", "off"):
             _refuse("sandbox", self.sandbox, "'required' or 'off'")
 

@@ -57,6 +57,7 @@ class ToolCallRecord:
     accepts_idempotency_key: bool = False
     has_revert: bool = False
     idempotency_key: str | None = None
+    is_output_cut: bool = False
 
 
 class Journal(Protocol):
@@ -134,7 +135,10 @@ async def recorded(spec: ToolSpec, arguments: object, call: Callable[[ToolCtx], 
         done = replace(record, status=CallStatus.UNKNOWN, finished_at_ms=_now_ms(), error_json=text)
         await asyncio.shield(journal.finished(done))
         raise
-    done = replace(record, status=CallStatus.SUCCEEDED, finished_at_ms=_now_ms(), output_json=_json(value, limit))
+    text, is_cut = _bounded_json(value, limit)
+    done = replace(
+        record, status=CallStatus.SUCCEEDED, finished_at_ms=_now_ms(), output_json=text, is_output_cut=is_cut
+    )
     await asyncio.shield(journal.finished(done))
     return value
 
@@ -185,15 +189,19 @@ def retry_warning(earlier: Iterable[ToolCallRecord]) -> str | None:
 
 
 def _json(value: object, limit: int) -> str:
-    """JSON of at most `limit` bytes or so; of more, an object with its size and its beginning."""
+    return _bounded_json(value, limit)[0]
+
+
+def _bounded_json(value: object, limit: int) -> tuple[str, bool]:
+    """JSON, and whether it was cut: of at most `limit` bytes or so; of more, an object with its size and its beginning."""
     try:
         text = to_json(value, inf_nan_mode="null")
     except Exception:  # what JSON cannot hold is kept as well as it can be
         text = to_json(json_safe(value))
     if len(text) > limit:
         head = text[: limit // 2].decode(errors="ignore")  # as a JSON string it may take twice its length
-        text = to_json({"truncated": True, "bytes": len(text), "head": head})
-    return text.decode()
+        return to_json({"truncated": True, "bytes": len(text), "head": head}).decode(), True
+    return text.decode(), False
 
 
 def _error(error: BaseException, limit: int) -> str:

@@ -244,12 +244,14 @@ NOT_FOR_UP = {
     *("smithers.agents", "smithers.asgi", "smithers.observability", "smithers.server", "smithers.serve"),
     *("smithers.tools", "smithers.control.hosting", "smithers.control.webhooks", "smithers.store.sqlite.mirror"),
     *("smithers.cli.described", "smithers.cli.detaching", "smithers.cli.inspecting", "smithers.cli.listing"),
+    *("smithers.cli.gatewaying", "smithers.cli.scheduling", "smithers.gateway", "smithers.client", "websockets"),
 }
 
 
 def test_commands_load_only_what_they_need(shell: Shell) -> None:
     assert loaded_by(shell, "up", "one.py") & NOT_FOR_UP == set()
     assert loaded_by(shell, "ps") & {"cyclopts", "rich", "smithers.cli.running", "smithers.engine.engine"} == set()
+    assert loaded_by(shell, "cron", "list") & {"cyclopts", "smithers.gateway", "smithers.client", "starlette"} == set()
     assert loaded_by(shell, "--version") & {"pydantic", "apsw", "asyncio", "smithers.engine"} == set()
     assert (
         loaded_by(shell, "--help") & {"pydantic", "apsw", "asyncio", "smithers.engine", "smithers.cli.running"} == set()

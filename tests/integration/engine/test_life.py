@@ -13,15 +13,19 @@ from tests.integration.engine.support import SETTINGS, Bench, Calls, Row, Verdic
 
 from smithers import (
     Approval,
+    Branch,
     CachePolicy,
+    ContinueAsNew,
     HumanTask,
     Parallel,
     RetryPolicy,
     RunResult,
     Sequence,
     SmithersWorkflow,
+    Subflow,
     Task,
     Timer,
+    TryCatchFinally,
     WaitForEvent,
     Workflow,
     close_engines,
@@ -169,6 +173,31 @@ async def test_tasks_that_wait_for_each_other_are_a_deadlock(bench: Bench) -> No
     assert result.error["code"] == "DEPENDENCY_DEADLOCK"
 
 
+@pytest.mark.parametrize("arm", ["then", "else_", "catch"])
+async def test_a_dependence_on_an_arm_that_is_not_entered_is_a_deadlock_that_names_the_arm(
+    bench: Bench, arm: str
+) -> None:
+    hidden = Task("hidden", output=Row)[{"n": 1}]
+    shown = Task("shown", output=Row)[{"n": 1}]
+
+    @smithers
+    def flow(ctx: Ctx) -> Workflow:
+        arms = {
+            "then": Branch(if_=False, then=hidden, else_=shown, id="choice"),
+            "else_": Branch(if_=True, then=shown, else_=hidden, id="choice"),
+            "catch": TryCatchFinally("choice", try_=shown, catch=hidden),
+        }
+        return Workflow(name="dead")[arms[arm], Task("after", output=Row, depends_on=["hidden"])[{"n": 1}]]
+
+    result = await bench.run(flow)
+
+    assert result.error is not None
+    assert result.error["code"] == "DEPENDENCY_DEADLOCK"
+    message = str(result.error["message"])
+    assert f"after::0 waits for hidden (in the arm {arm} of " in message
+    assert "choice" in message
+
+
 # ── resuming ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -226,8 +255,6 @@ async def test_a_changed_source_is_refused_unless_accepted_which_is_recorded(ben
 
 
 async def test_a_continued_run_cannot_be_resumed(bench: Bench) -> None:
-    from smithers import ContinueAsNew
-
     @smithers
     def flow(ctx: Ctx) -> Workflow:
         return Workflow(name="continued")[ContinueAsNew({}, when=ctx.continuation is None)]
@@ -250,6 +277,51 @@ async def test_a_failed_run_tries_again_when_it_is_resumed(bench: Bench) -> None
     assert (await bench.run(flow)).status == "failed"
     assert (await bench.resume(flow)).status == "finished"
     assert (calls["good"], calls["bad"]) == (1, 2)
+
+
+async def test_a_resume_gives_all_retries_back_for_good_also_when_its_process_dies(bench: Bench) -> None:
+    calls = Calls()
+    calls.held("slow")
+
+    async def work() -> dict[str, object]:
+        calls.by_name["bad"] = calls["bad"] + 1
+        if calls["bad"] == 4:
+            await calls.gates["slow"].wait()
+        if calls["bad"] < 6:
+            raise ValueError("no")
+        return {"text": "at last"}
+
+    @smithers
+    def flow(ctx: Ctx) -> Workflow:
+        policy = RetryPolicy("fixed", 0)
+        return Workflow(name="again")[Task("bad", output=Row, retries=1, retry_policy=policy)[work]]
+
+    assert (await bench.run(flow)).status == "failed"
+    await bench.engine.resume("r", flow)  # attempt 3 fails, 4 hangs
+    await bench.seen("NodeStarted", "bad", attempt=4)
+    bench.abandon()
+    calls.release("slow")
+    # attempt 4 was lost and costs nothing; 5 is the second failure since the resume
+    assert (await bench.resume(flow, force=True)).status == "failed"
+    assert calls["bad"] == 5
+    assert (await bench.resume(flow)).status == "finished"
+
+
+async def test_a_resumed_parent_tries_a_failed_child_again(bench: Bench) -> None:
+    calls = Calls()
+
+    @smithers
+    def child(ctx: Ctx) -> Workflow:
+        work = calls.task("bad", fails=lambda n: ValueError("no") if n == 1 else None)
+        return Workflow(name="child")[Task("bad", output="output")[work]]
+
+    @smithers
+    def flow(ctx: Ctx) -> Workflow:
+        return Workflow(name="parent")[Subflow("sub", workflow=child, output=Row)]
+
+    assert (await bench.run(flow)).status == "failed"
+    assert (await bench.resume(flow)).status == "finished"
+    assert calls["bad"] == 2
 
 
 # ── pause ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -580,6 +652,24 @@ async def test_on_progress_is_told_every_event_in_order(bench: Bench, raises: bo
     await run_workflow(one_task(calls), run_id="r", engine=bench.engine, on_progress=on_progress)
 
     assert seen == bench.types()
+
+
+async def test_on_progress_goes_on_with_what_the_run_is_continued_as(bench: Bench) -> None:
+    seen: list[tuple[object, object]] = []
+
+    @smithers
+    def flow(ctx: Ctx) -> Workflow:
+        return Workflow(name="new")[
+            Task("a", output=Row)[{"n": 1}], ContinueAsNew({"n": 1}, when=ctx.continuation is None)
+        ]
+
+    def on_progress(event: Mapping[str, object]) -> None:
+        seen.append((event["runId"], event["type"]))
+
+    result = await run_workflow(flow, run_id="r", engine=bench.engine, on_progress=on_progress)
+
+    assert result.run_id != "r"
+    assert seen == [(run_id, type) for run_id in ("r", result.run_id) for type in bench.types(run_id)]
 
 
 class Asked(BaseModel):

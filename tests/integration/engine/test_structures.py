@@ -264,6 +264,34 @@ async def test_a_loop_with_continue_as_new_every_goes_on_in_new_runs(bench: Benc
     assert bench.store.read(lambda c: reads.loops(c, result.run_id)) == [("l", 4, 1)]
 
 
+async def test_a_loop_that_goes_on_in_a_new_run_brings_timers_that_fired_and_what_was_skipped(bench: Bench) -> None:
+    seen: list[bool] = []
+
+    def work() -> dict[str, object]:
+        seen.append(True)
+        return {"n": 1}
+
+    @smithers
+    def flow(ctx: Ctx) -> Workflow:
+        _ = ctx.iterations
+        return Workflow(name="long")[
+            Timer("nap", duration=0),
+            Task("skipped", output=Row, skip_if=not seen)[{"text": "skipped"}],
+            Loop("l", max_iterations=3, continue_as_new_every=1)[
+                Timer("pause", duration=0), Task("a", output="output")[work]
+            ],
+        ]
+
+    result = await bench.run(flow)
+
+    assert result.status == "finished"
+    assert result.run_id != "r"
+    assert bench.states(result.run_id)["skipped"] == "skipped"
+    fired = [event["nodeId"] for event in bench.events(result.run_id) if event["type"] == "TimerFired"]
+    assert fired == ["pause"]
+    assert "pause" not in bench.states(result.run_id)  # of an iteration that is over
+
+
 async def test_a_continued_run_is_picked_up_by_another_engine(bench: Bench) -> None:
     calls = Calls()
 

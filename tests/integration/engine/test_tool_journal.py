@@ -306,6 +306,7 @@ async def test_what_a_tool_gave_is_kept_within_bounds(bench: Bench, tmp_path: Pa
     text = rows(bench)[0].output_json or ""
     assert '"truncated":true,"bytes":5002' in text
     assert len(text) < 5000
+    assert [e.get("truncated") for e in bench.events() if e["type"] == "ToolCallFinished"] == [True]
 
 
 @pytest.mark.parametrize("mode", ["required", "off"])

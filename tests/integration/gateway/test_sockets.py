@@ -53,6 +53,16 @@ def test_a_guarded_upgrade_is_refused_in_plain_http(tmp_path: Path) -> None:
     asyncio.run(use())
 
 
+def test_a_refused_upgrade_is_no_error_of_the_server(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def use() -> None:
+        async with mini_gateway(tmp_path / "s.db") as gateway:
+            gateway.tokens.is_host_allowed = False
+            await refusal(gateway)
+
+    asyncio.run(use())
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_full_pools_refuse_the_upgrade(tmp_path: Path) -> None:
     full = (503, "close", b"Gateway connection limit reached\n")
 

@@ -117,6 +117,43 @@ print(start_server(port=0, db={str(tmp_path / "s.db")!r}, auth_token="t0ken").ur
         assert child.wait(20) == 0
 
 
+OWN_HANDLER = "signal.signal(signal.SIGTERM, lambda *_: server.close())"
+
+
+@pytest.mark.parametrize(
+    ("end", "own"),
+    [(signal.SIGTERM, ""), (signal.SIGINT, ""), (signal.SIGTERM, OWN_HANDLER)],
+    ids=["term", "int", "own"],
+)
+def test_a_waiting_server_that_is_told_to_end_ends_its_streams_and_gives_its_runs_up(
+    folder: Folder, end: signal.Signals, own: str
+) -> None:
+    script = f"""
+import signal
+from smithers import start_server
+server = start_server(port=0, db={str(folder.db)!r}, root_dir={str(folder.path)!r}, auth_token="{TOKEN}")
+{own}
+print(server.url, flush=True)
+server.wait()
+"""
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    with child:
+        assert child.stdout is not None
+        url = child.stdout.readline().strip()
+        with client_of(url, folder) as client:
+            client.start("r", slow=True)
+            with client.http.stream("GET", "/v1/runs/r/events") as stream:
+                lines = stream.iter_lines()
+                assert any("RunStarted" in line for line in lines)
+                child.send_signal(end)
+                list(lines)  # to its end: a stream that is broken off raises
+        assert child.wait(20) == 0
+    db = SmithersDb(folder.db)
+    row = asyncio.run(Control(db.store).run("r"))
+    db.close()
+    assert (row.status, row.runtime_owner_id) == ("running", None)
+
+
 # ── source, mirror ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 

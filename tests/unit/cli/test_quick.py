@@ -13,7 +13,7 @@ from cyclopts import App, CycloptsError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smithers.cli.app import COMMANDS, make_app
+from smithers.cli.app import COMMANDS, bound_command, make_app
 from smithers.cli.quick import NotPlain, bind
 
 PLACES = {name: place for name, place, _ in COMMANDS}
@@ -31,7 +31,10 @@ def app() -> App:
 
 
 def flags(name: str) -> list[str]:
-    arguments = app()[name].assemble_argument_collection()
+    found = app()
+    for word in name.split():
+        found = found[word]
+    arguments = found.assemble_argument_collection()
     return sorted({flag for argument in arguments for flag in argument.names if flag.startswith("-")})
 
 
@@ -53,7 +56,7 @@ def command_lines(draw: st.DrawFn) -> tuple[str, list[str]]:
 def bound_by_cyclopts(name: str, words: list[str]) -> str:
     """The arguments that cyclopts finds, as text: it makes groups of options of a class of its own."""
     try:
-        _, bound, _ = app().parse_args([name, *words], exit_on_error=False, print_error=False)
+        _, bound, _ = app().parse_args([*name.split(), *words], exit_on_error=False, print_error=False)
     except CycloptsError as error:
         return str(error)
     return repr((bound.args, sorted(bound.kwargs.items())))
@@ -86,12 +89,29 @@ def test_what_is_bound_quickly_is_what_cyclopts_binds(line: tuple[str, list[str]
         "approve run-1 --node ship --by me",
         "logs run-1 -f --lines 5",
         "graph w.py --format mermaid",
+        "gateway --port 0 --mint-token",
     ],
 )
 def test_plain_lines_are_bound_quickly(line: str) -> None:
     name, *words = line.split()
 
     assert bound_quickly(name, words) == bound_by_cyclopts(name, words)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "place"),
+    [
+        (["gateway", "status"], "gateway_status"),
+        (["gateway", "stop", "--patience", "1s"], "gateway_stop"),
+        (["gateway", "--port", "0"], "gateway"),
+        (["cron", "list"], "cron_list"),
+    ],
+)
+def test_a_command_of_a_group_is_told_from_the_group(tokens: list[str], place: str) -> None:
+    found = cast("partial[object] | None", bound_command(tokens))
+
+    assert found is not None
+    assert found.func.__name__ == place
 
 
 @pytest.mark.parametrize(
@@ -110,6 +130,8 @@ def test_plain_lines_are_bound_quickly(line: str) -> None:
         "up w.py --help",
         "up -- w.py",
         "ps --status failed --status paused",
+        "gateway w.py",
+        "gateway --name a=w.py",
     ],
 )
 def test_everything_else_is_left_to_cyclopts(line: str) -> None:

@@ -1,4 +1,4 @@
-"""What the command line shows of tools: their calls in `inspect` and `logs`, and `--sandbox`."""
+"""What the command line shows of tools: their calls in `inspect` and `logs`, `--sandbox` and the bounds of tools."""
 
 from __future__ import annotations
 
@@ -45,3 +45,11 @@ def test_the_sandbox_is_turned_off_by_its_name_only(cli: Cli) -> None:
     assert cli("up", "one.py", "-r", "r", "--sandbox", "maybe").code == 4
     assert cli("up", "one.py", "-r", "r", "--sandbox", "off").code == 0
     assert at(cli("inspect", "r", "--format", "json").json, "config") == {"sandbox": "off"}
+
+
+def test_bounds_of_the_tools_of_a_run_are_stored_with_it(cli: Cli) -> None:
+    cli.write("one")
+    assert cli("up", "one.py", "-r", "r", "--max-output-bytes", "500", "--tool-timeout-ms", "900").code == 0
+    assert at(cli("inspect", "r", "--format", "json").json, "config") == {"maxOutputBytes": 500, "toolTimeoutMs": 900}
+    refused = cli("up", "one.py", "-r", "s", "--tool-timeout", "0")
+    assert (refused.code, "tool_timeout_ms" in refused.err) == (4, True)

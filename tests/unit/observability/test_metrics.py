@@ -11,6 +11,8 @@ from smithers.observability.metrics import Metrics
 
 RUN = RunInfo("run-1")
 
+KINDS = ("input", "output", "cache_read", "cache_write", "reasoning", "total")
+
 
 def clean(name: str) -> str:
     return "smithers_" + name.replace(".", "_")
@@ -122,6 +124,49 @@ def test_agents_are_counted_by_engine_and_model() -> None:
     assert any(name.startswith('smithers_agent_actions_total{action_kind="tool"') for name in shown)
     assert sum(name.startswith("smithers_agent_sessions_total{") for name in shown) == 2
     assert shown['smithers_tokens_context_window_bucket_total{agent="writer",bucket="100k",model="m"}'] == "1"
+
+
+def test_tokens_are_counted_by_engine_and_kind_and_corrections_as_retries() -> None:
+    def told(**fields: object) -> EventDraft:
+        return event("AgentEvent", "n", 0, attempt=1, engine="e", event={"engine": "e", **fields})
+
+    warning = {"kind": "warning", "title": "the answer does not fit the schema"}
+    used = {"inputTokens": 70, "outputTokens": 5, "cacheReadTokens": 40, "reasoningTokens": 2}
+    shown = numbers(
+        tracked(
+            rows(
+                event("RunStarted"),
+                event("NodeStarted", "n", 0, attempt=1),
+                told(type="started", title="writer"),
+                event("TokenUsageReported", "n", 0, attempt=1, agent="writer", model="m", **used),
+                told(type="action", phase="completed", action={"id": "schema-1", **warning}),
+                told(type="action", phase="completed", action={"id": "limits", **warning}),
+                event("TokenUsageReported", "n", 0, attempt=1, agent="writer", model="m", **used),
+                told(type="completed", ok=True),
+            )
+        )
+    )
+
+    tokens = {
+        kind: f'smithers_agent_tokens_total{{engine="e",model="m",kind="{kind}",source="event"}}' for kind in KINDS
+    }
+    assert {kind: shown.get(name) for kind, name in tokens.items()} == {
+        "input": "140",
+        "output": "10",
+        "cache_read": "80",
+        "cache_write": None,
+        "reasoning": "4",
+        "total": "150",
+    }
+    assert shown['smithers_agent_retries_total{engine="e",model="unknown",reason="schema",source="event"}'] == "1"
+
+
+def test_a_tools_output_that_was_cut_is_counted() -> None:
+    def finished(id: str, **more: object) -> EventDraft:
+        return event("ToolCallFinished", "n", 0, attempt=1, toolCallId=id, toolName="bash", status="success", **more)
+
+    shown = numbers(tracked(rows(finished("a"), finished("b", truncated=True))))
+    assert shown["smithers_tool_output_truncated_total"] == "1"
 
 
 def test_only_a_start_after_the_first_counts_as_a_resume() -> None:

@@ -286,11 +286,7 @@ class RestRoutes:
 def rest_problem(error: Exception) -> ASGIApp:
     """An error in the envelope of these routes."""
     problem = rpc_error_of(error)
-    headers: dict[str, str] = {}
-    if problem.http_status == 401:
-        headers["www-authenticate"] = "Bearer"
-    if problem.http_status == 413:
-        headers["connection"] = "close"  # the rest of the body is not going to be read
+    headers = {"www-authenticate": "Bearer"} if problem.http_status == 401 else None
     body = to_json({"ok": False, "error": problem.body()}, inf_nan_mode="null", fallback=str)
     return json_answer(body, problem.http_status, headers)
 

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 from pydantic_core import from_json
 
 from smithers.control import run_lists
+from smithers.control.hosting import Place
 from smithers.errors import NodeNotFound, RunNotActive, SmithersError
 from smithers.gateway.auth.identity import caller
 from smithers.gateway.problems import RpcError
@@ -75,6 +76,8 @@ async def submit_approval(call: RpcCall, params: ApprovalParams) -> Decided:
             if (row.node_id, row.iteration) == (params.node_id, params.iteration)
         ]
     )
+    if not stored and await _answers(call, params, place, approved=approved):
+        return {"runId": params.run_id, "nodeId": params.node_id, "iteration": params.iteration, "approved": True}
     decision = _decision(given, stored[0] if stored else None, approved=approved)
     try:
         await place.control.decide(
@@ -91,6 +94,23 @@ async def submit_approval(call: RpcCall, params: ApprovalParams) -> Decided:
     place.hub.touch(params.run_id)
     call.follow_run(params.run_id)
     return {"runId": params.run_id, "nodeId": params.node_id, "iteration": params.iteration, "approved": approved}
+
+
+async def _answers(call: RpcCall, params: ApprovalParams, place: Place, *, approved: bool) -> bool:
+    """Answer a human task, which lists have among the approvals; False if the node is none that waits."""
+    asked = await place.store.aread(lambda c: reads.human_requests(c, params.run_id))
+    if not any((ask.node_id, ask.iteration) == (params.node_id, params.iteration) for ask in asked):
+        return False
+    if not approved:
+        raise RpcError("INVALID_REQUEST", "a human task is answered, not denied: send decision.value", field="approved")
+    given = {} if params.decision is None else params.decision.model_dump(by_alias=True, exclude_unset=True)
+    value = given["value"] if "value" in given else {k: v for k, v in given.items() if k not in ("approved", "note")}
+    await place.control.answer(
+        params.run_id, params.node_id, value, caller=caller(call.identity), iteration=params.iteration
+    )
+    place.hub.touch(params.run_id)
+    call.follow_run(params.run_id)
+    return True
 
 
 async def _refusal(call: RpcCall, params: ApprovalParams, error: SmithersError) -> RpcError:

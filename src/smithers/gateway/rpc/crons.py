@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from contextlib import suppress
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -50,7 +51,7 @@ class CronCreateParams(Params):
     cron_id: NonEmpty | None = None
     enabled: bool = True
     time_zone: str | None = None
-    missed: str = "skip"
+    missed: Literal["skip", "once"] | None = None
 
 
 @area.method(
@@ -62,17 +63,22 @@ class CronCreateParams(Params):
     aliases=("cron.add",),
 )
 async def cron_create(call: RpcCall, params: CronCreateParams) -> dict[str, object]:
-    """Store a schedule, or replace the one with this id."""
+    """Store a schedule, or replace the one with this id; its time zone and policy stay where they are left out."""
     entry = await call.services.launching.entry(params.workflow)
     place = await call.services.launching.place_of(entry)
+    before: CronRow | None = None
+    if params.cron_id is not None:
+        with suppress(CronNotFound):
+            before = await crons.get_cron(place.control, params.cron_id)
+    stored: Literal["skip", "once"] = "once" if before is not None and before.missed == "once" else "skip"
     found = await crons.put_cron(
         place.control,
         workflow=entry.key,
         pattern=params.pattern,
         cron_id=params.cron_id,
         enabled=params.enabled,
-        time_zone=params.time_zone,
-        missed="once" if params.missed == "once" else "skip",
+        time_zone=params.time_zone if params.time_zone is not None or before is None else before.time_zone,
+        missed=params.missed or stored,
     )
     call.services.wake_crons()
     return found

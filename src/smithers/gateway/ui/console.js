@@ -127,7 +127,7 @@ function action(label, work, { kind = "", sure = null } = {}) {
 // ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 function tone(status) {
-  if (status === "finished" || status === "succeeded") return "ok";
+  if (["finished", "succeeded", "produced"].includes(status)) return "ok";
   if (["failed", "orphaned", "stale"].includes(status)) return "bad";
   if (status === "running" || status === "in-progress") return "run";
   return String(status).startsWith("waiting") ? "wait" : "off";
@@ -507,6 +507,9 @@ function launchView([key]) {
 
 // ── runs ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+const isOlder = (row, than) => row.createdAtMs < than.createdAtMs
+  || (row.createdAtMs === than.createdAtMs && row.runId < than.runId);
+
 function runsView(_, query) {
   let rows = [];
   let isMore = false;
@@ -535,9 +538,17 @@ function runsView(_, query) {
     const wanted = { limit: limit + 1, status: query.get("status") ?? undefined, cursor,
       workflow: ONLY ?? query.get("workflow") ?? undefined };
     const found = await rpc("listRuns", { filter: wanted });
-    isMore = found.length > limit;
     const page = found.slice(0, limit);
-    rows = cursor === undefined ? page : [...rows, ...page];
+    if (cursor === undefined) {
+      // what was loaded beyond this page, perhaps while it was read, stays below it
+      const last = page.at(-1);
+      const below = found.length > limit ? rows.filter((row) => isOlder(row, last)) : [];
+      if (below.length === 0) isMore = found.length > limit;
+      rows = [...page, ...below];
+    } else {
+      isMore = found.length > limit;
+      rows = [...rows.filter((row) => !page.some(({ runId }) => runId === row.runId)), ...page];
+    }
     table.show(rows);
     more.hidden = !isMore;
   }
@@ -771,7 +782,7 @@ function nodeDetail(runId) {
     const { refused, row, error, partial, status } = output;
     fill(body,
       refused && h("p", { class: refused.code === "NodeHasNoOutput" ? "muted" : "problem" }, `${refused.code}: ${refused.message}`),
-      status && h("p", {}, "Output: ", badge(status === "produced" ? "finished" : status)),
+      status && h("p", {}, "Output: ", badge(status)),
       row !== null && row !== undefined && h("pre", { tabindex: 0, "aria-label": "Output" }, pretty(row)),
       error && h("p", { class: "problem" }, `${error.code ?? error.name ?? ""} ${error.message}`),
       partial && [h("p", {}, "Progress:"), h("pre", { tabindex: 0 }, pretty(partial))]);

@@ -13,30 +13,31 @@ import apsw
 
 from smithers.errors import LeaseLost, RunNotFound
 from smithers.store.columns import TableDef
-from smithers.store.interface import CancelRequested, Committed, LaunchedBefore, NewWakeup, SqlValue, Step
+from smithers.store.interface import CancelRequested, Committed, LaunchedBefore, NewRun, NewWakeup, SqlValue, Step
 from smithers.store.sqlite import control
 from smithers.store.sqlite import statements as sql
 from smithers.store.sqlite.tables import insert_sql
 
 insert_statement = lru_cache(maxsize=4096)(insert_sql)
+EVENT_COLUMNS = 8
 
 
 def write_step(connection: apsw.Connection, step: Step) -> Committed:
     """Write a step. Raises `LeaseLost`, `CancelRequested`, `NewWakeup` or `LaunchedBefore` when it may not be written."""
-    if step.launch is not None:
-        run_id, is_new = control.launch(connection, step.launch)
-        if not is_new:
-            raise LaunchedBefore(run_id)
-    run_id, now, frame = step.run_id, step.now_ms, step.frame_no
+    run_id, now, frame, launch = step.run_id, step.now_ms, step.frame_no, step.launch
     cursor = connection.cursor()  # one for all: each is a new object that the connection keeps track of
-    fence = cursor.execute(
-        sql.FENCE,
-        (len(step.events), len(step.outputs), frame, run_id, step.owner, step.epoch, step.ignores_cancel),
-    ).fetchone()
-    if fence is None:
-        raise _refusal(connection, step)
-    first_seq = fence[0] - len(step.events)
-    first_output = fence[1] - len(step.outputs)
+    events: list[SqlValue] = []
+    if launch is not None and launch.parent_run_id is None and step.status is None:
+        # nobody can have asked anything of this run, so there is no fence to pass: its row begins with the step's numbers
+        _launch(connection, launch, step)
+        first_seq, first_output, is_pausing, parent = len(launch.events), 0, False, None
+        for seq, event in enumerate(launch.events):
+            events += (run_id, seq, launch.now_ms, 0, *event)
+    else:
+        if launch is not None:
+            _launch(connection, launch, None)
+        next_seq, next_output, pause, parent = _pass_fence(connection, cursor, step)
+        first_seq, first_output, is_pausing = next_seq - len(step.events), next_output - len(step.outputs), bool(pause)
     if step.nodes:
         cursor.executemany(
             sql.NODE,
@@ -64,18 +65,56 @@ def write_step(connection: apsw.Connection, step: Step) -> Committed:
         )
     if step.outputs:
         _write_outputs(cursor, step)
-    if step.events:
-        cursor.executemany(
-            sql.EVENT,
-            [(run_id, seq, now, frame, *event) for seq, event in enumerate(step.events, first_seq)],
-        )
+    for seq, event in enumerate(step.events, first_seq):
+        events += (run_id, seq, now, frame, *event)
+    if events:
+        _write_events(cursor, events)
     for name, parameters in step.rows:
         cursor.execute(sql.ROWS[name], parameters)
     if step.successor is not None:
         control.launch(connection, step.successor, heir_of=run_id)
     if step.status is not None:
-        _write_status(connection, step)
-    return Committed(first_seq, first_output, fence[2] is not None)
+        _tidy_wakeups(cursor, step, has_parent=parent is not None)
+    return Committed(first_seq, first_output, is_pausing)
+
+
+def _launch(connection: apsw.Connection, launch: NewRun, first_step: Step | None) -> None:
+    run_id, is_new = control.launch(connection, launch, first_step=first_step)
+    if not is_new:
+        raise LaunchedBefore(run_id)
+
+
+def _pass_fence(
+    connection: apsw.Connection, cursor: apsw.Cursor, step: Step
+) -> tuple[int, int, int | None, str | None]:
+    """Take the step's numbers, and give the run up if this is its last step here: the next event and output numbers,
+    since when a pause is asked for, the parent run."""
+    numbers = (len(step.events), len(step.outputs), step.frame_no)
+    fence = (step.run_id, step.owner, step.epoch, step.ignores_cancel)
+    status = step.status
+    if status is None:
+        found = cursor.execute(sql.FENCE, (*numbers, *fence)).fetchone()
+    else:
+        seen = step.seen_wakeup or 0
+        # who goes on with the run, or for it, still has to pause
+        keeps_pause = status.status in ("running", "continued")
+        given = (status.status, status.error_json, status.is_terminal, step.now_ms, keeps_pause, seen)
+        found = cursor.execute(sql.LAST_FENCE, (*numbers, *given, *fence)).fetchone()
+    if found is None:
+        raise _refusal(connection, step)
+    if status is not None and step.seen_wakeup is not None:
+        newer = cursor.execute(sql.NEWER_WAKEUP, (step.run_id, step.seen_wakeup)).fetchone()
+        if newer is not None:
+            raise NewWakeup
+    next_seq, next_output, pause, parent = found
+    return next_seq, next_output, pause, parent
+
+
+def _write_events(cursor: apsw.Cursor, values: list[SqlValue]) -> None:
+    """Store events, given as the columns of one after the other."""
+    for at in range(0, len(values), sql.MAX_EVENTS * EVENT_COLUMNS):
+        some = values[at : at + sql.MAX_EVENTS * EVENT_COLUMNS]
+        cursor.execute(sql.events_sql(len(some) // EVENT_COLUMNS), some)
 
 
 def _write_outputs(cursor: apsw.Cursor, step: Step) -> None:
@@ -86,19 +125,14 @@ def _write_outputs(cursor: apsw.Cursor, step: Step) -> None:
         cursor.executemany(insert_statement(table), rows)
 
 
-def _write_status(connection: apsw.Connection, step: Step) -> None:
-    status = step.status
-    assert status is not None
-    if step.seen_wakeup is not None:
-        newer = connection.execute(sql.NEWER_WAKEUP, (step.run_id, step.seen_wakeup)).fetchone()
-        if newer is not None:
-            raise NewWakeup
-    seen = step.seen_wakeup or 0
-    connection.execute(sql.PARK, (status.status, status.error_json, status.is_terminal, step.now_ms, seen, step.run_id))
-    connection.execute(sql.SEEN_WAKEUPS, (step.run_id, 2**62 if status.is_terminal else seen))
-    if status.is_terminal:
+def _tidy_wakeups(cursor: apsw.Cursor, step: Step, *, has_parent: bool) -> None:
+    """The run is given up: what it has seen need not wake anybody, and who waits for its end is woken."""
+    assert step.status is not None
+    is_terminal = step.status.is_terminal
+    cursor.execute(sql.SEEN_WAKEUPS, (step.run_id, 2**62 if is_terminal else step.seen_wakeup or 0))
+    if is_terminal and has_parent:
         # whoever waits for this run (a parent) reads on from here
-        connection.execute(sql.WAKE_PARENT, (step.run_id,))
+        cursor.execute(sql.WAKE_PARENT, (step.run_id,))
 
 
 def _refusal(connection: apsw.Connection, step: Step) -> Exception:

@@ -13,17 +13,21 @@ import apsw
 
 from smithers.errors import AlreadyDecided, InvalidInput, NodeNotFound, RunAlreadyExists, RunNotActive, RunNotFound
 from smithers.events import EventDraft
-from smithers.store.interface import TIMED_OUT, ApprovalRow, HumanRow, NewRun, RunRow, SqlValue, StoredSignal
-from smithers.store.sqlite import reads
+from smithers.store.interface import TIMED_OUT, ApprovalRow, HumanRow, NewRun, RunRow, SqlValue, Step, StoredSignal
+from smithers.store.sqlite import lineage, reads
 from smithers.store.sqlite import statements as sql
 
 TERMINAL = ("finished", "failed", "cancelled", "continued")
 
 
-def launch(connection: apsw.Connection, run: NewRun, *, heir_of: str | None = None) -> tuple[str, bool]:
+def launch(
+    connection: apsw.Connection, run: NewRun, *, heir_of: str | None = None, first_step: Step | None = None
+) -> tuple[str, bool]:
     """Store a new run, unless its idempotency key names one that is there. Raises `RunAlreadyExists`.
 
-    A run that goes on for another (`heir_of`) is listed as that one is, and as started by whom that one was.
+    A run that goes on for another (`heir_of`) is listed as that one is, and as started by whom that one was. It, and the
+    run of a subflow, is to pause if the one above it is. With `first_step`, the run begins with the numbers after that step,
+    and who writes it writes the launch's events too.
     """
     if run.idempotency_key is not None:
         row = connection.execute(
@@ -31,10 +35,14 @@ def launch(connection: apsw.Connection, run: NewRun, *, heir_of: str | None = No
         ).fetchone()
         if row is not None:
             return str(row[0]), False
+    pause: SqlValue = None
+    if heir_of is not None or lineage.is_child(run.run_id, run.parent_run_id):
+        pause = _pause_of(connection, heir_of or run.parent_run_id)
     stored = connection.execute(
         "INSERT INTO _smithers_runs (run_id, parent_run_id, workflow_name, workflow_path, workflow_hash, status, "
-        "created_at_ms, started_at_ms, heartbeat_at_ms, runtime_owner_id, epoch, next_seq) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT DO NOTHING RETURNING run_id",
+        "created_at_ms, started_at_ms, heartbeat_at_ms, runtime_owner_id, epoch, next_seq, "
+        "next_output_seq, frame_no, pause_requested_at_ms) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING run_id",
         (
             run.run_id,
             run.parent_run_id,
@@ -46,7 +54,10 @@ def launch(connection: apsw.Connection, run: NewRun, *, heir_of: str | None = No
             run.now_ms,
             run.now_ms if run.owner else None,
             run.owner,
-            len(run.events),
+            len(run.events) + (0 if first_step is None else len(first_step.events)),
+            0 if first_step is None else len(first_step.outputs),
+            0 if first_step is None else first_step.frame_no,
+            pause,
         ),
     ).fetchone()
     if stored is None:
@@ -65,28 +76,47 @@ def launch(connection: apsw.Connection, run: NewRun, *, heir_of: str | None = No
         "listed_as, is_system, started_by_json) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (run.run_id, run.input_json, run.config_json, run.idempotency_key, run.now_ms, *listed),
     )
-    for seq, event in enumerate(run.events):
-        connection.execute(sql.EVENT, (run.run_id, seq, run.now_ms, 0, *event))
-    if run.owner is None:
+    if first_step is None:
+        for seq, event in enumerate(run.events):
+            connection.execute(sql.EVENT, (run.run_id, seq, run.now_ms, 0, *event))
+    if run.owner is None or pause is not None:
         connection.execute(sql.WAKEUP, (run.run_id,))
     return run.run_id, True
 
 
+def _pause_of(connection: apsw.Connection, run_id: str | None) -> SqlValue:
+    """Since when a run is asked to pause: so are those that it launches meanwhile, and who goes on for it."""
+    row = connection.execute(
+        "SELECT pause_requested_at_ms FROM _smithers_runs WHERE run_id = ? AND status IN ('running', 'continued')",
+        (run_id,),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
 def claim(
-    connection: apsw.Connection, run_id: str, owner: str, now_ms: int, expect_epoch: int, events: Sequence[EventDraft]
+    connection: apsw.Connection,
+    run_id: str,
+    owner: str,
+    now_ms: int,
+    expect_epoch: int,
+    events: Sequence[EventDraft],
+    keeps_pause: bool = True,
 ) -> int | None:
-    """Take a run over if nobody has since it was read. The new epoch, or None."""
+    """Take a run over if nobody has since it was read. The new epoch, or None.
+
+    What was asked of a run that had not ended yet holds for its next owner too, but for a pause that somebody takes back
+    by resuming the run (`keeps_pause=False`).
+    """
     row = connection.execute(
         "UPDATE _smithers_runs SET runtime_owner_id = ?, epoch = epoch + 1, status = 'running', heartbeat_at_ms = ?, "
         "finished_at_ms = NULL, error_json = NULL, "
-        # what was asked of a run that had not ended yet still holds for its next owner
         "cancel_requested_at_ms = CASE WHEN finished_at_ms IS NULL THEN cancel_requested_at_ms END, "
         "cancel_request_source = CASE WHEN finished_at_ms IS NULL THEN cancel_request_source END, "
-        "pause_requested_at_ms = CASE WHEN status = 'running' THEN pause_requested_at_ms END, "
+        "pause_requested_at_ms = CASE WHEN ? AND status = 'running' THEN pause_requested_at_ms END, "
         "started_at_ms = coalesce(started_at_ms, ?), "
         "claim_count = CASE WHEN claim_frame = frame_no THEN claim_count + 1 ELSE 1 END, claim_frame = frame_no "
         "WHERE run_id = ? AND epoch = ? AND status <> 'continued' RETURNING epoch",
-        (owner, now_ms, now_ms, run_id, expect_epoch),
+        (owner, now_ms, keeps_pause, now_ms, run_id, expect_epoch),
     ).fetchone()
     if row is None:
         return None
@@ -179,7 +209,7 @@ def finalize_cancel(connection: apsw.Connection, run_id: str, now_ms: int, fence
     events.append(EventDraft("RunCancelled"))
     events.append(EventDraft("RunStatusChanged", None, None, '{"status":"cancelled"}'))
     append_events(connection, run_id, now_ms, events)
-    connection.execute(sql.PARK, ("cancelled", None, True, now_ms, 0, run_id))
+    connection.execute(sql.PARK, ("cancelled", None, True, now_ms, False, 0, run_id))
     connection.execute(sql.SEEN_WAKEUPS, (run_id, 2**62))
     connection.execute(sql.WAKE_PARENT, (run_id,))
     children = reads.runs(connection, (), 10_000, parent=run_id)
@@ -291,7 +321,10 @@ def signal(
     received_by: str | None,
     idempotency_key: str | None,
 ) -> StoredSignal:
-    """Put a signal into a run's mailbox, once per idempotency key. Raises `RunNotFound` or `RunNotActive`."""
+    """Put a signal into the mailboxes of a run and of the runs of its subflows, once per idempotency key.
+
+    Raises `RunNotFound`, `RunNotActive`, or `InvalidInput` for a key that the run has had with another signal.
+    """
     require_active(connection, run_id)
     if idempotency_key is not None:
         row = connection.execute(
@@ -304,17 +337,35 @@ def signal(
             if (found.signal_name, found.correlation_id, found.payload_json) != (name, correlation_id, payload_json):
                 raise InvalidInput(f"idempotency key {idempotency_key!r} was used for another signal")
             return found
-    taken = connection.execute(
-        "UPDATE _smithers_runs SET next_output_seq = next_output_seq + 1 WHERE run_id = ? RETURNING next_output_seq - 1",
-        (run_id,),
-    ).fetchone()
-    assert taken is not None
-    seq = int(taken[0])
-    connection.execute(
+    given = (name, correlation_id, payload_json, now_ms, received_by, idempotency_key)
+    for run in lineage.descendants(connection, run_id):
+        _put(connection, run.run_id, *given)
+    put = _put(connection, run_id, *given)
+    assert put is not None
+    return put
+
+
+def _put(
+    connection: apsw.Connection,
+    run_id: str,
+    name: str,
+    correlation_id: str | None,
+    payload_json: str,
+    now_ms: int,
+    received_by: str | None,
+    idempotency_key: str | None,
+) -> StoredSignal | None:
+    """Put a signal into one run's mailbox; None if that has had the key before."""
+    stored = connection.execute(
         "INSERT INTO _smithers_signals (run_id, seq, signal_name, correlation_id, payload_json, received_at_ms, "
-        "received_by, idempotency_key) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (run_id, seq, name, correlation_id, payload_json, now_ms, received_by, idempotency_key),
-    )
+        "received_by, idempotency_key) SELECT run_id, next_output_seq, ?, ?, ?, ?, ?, ? FROM _smithers_runs "
+        "WHERE run_id = ? ON CONFLICT DO NOTHING RETURNING seq",
+        (name, correlation_id, payload_json, now_ms, received_by, idempotency_key, run_id),
+    ).fetchone()
+    if stored is None:
+        return None
+    seq = int(stored[0])
+    connection.execute("UPDATE _smithers_runs SET next_output_seq = ? WHERE run_id = ?", (seq + 1, run_id))
     payload = json.dumps({"signalName": name, "correlationId": correlation_id, "signalSeq": seq})
     append_events(connection, run_id, now_ms, [EventDraft("SignalReceived", None, None, payload)])
     connection.execute(sql.WAKEUP, (run_id,))
@@ -334,17 +385,28 @@ def request_cancel(connection: apsw.Connection, run_id: str, now_ms: int, source
 
 
 def request_pause(connection: apsw.Connection, run_id: str, now_ms: int) -> RunRow:
-    """Ask a live run to drain and pause; a paused one is left alone. Raises `RunNotFound` or `RunNotActive`."""
+    """Ask a live run and the runs of its subflows to drain and pause; paused ones are left alone.
+
+    A parked run is paused at once, if a run below it works, and so is a parked one below. Raises `RunNotFound` or
+    `RunNotActive`.
+    """
     row = reads.run(connection, run_id)
     if row.status == "paused":
         return row
-    if row.status != "running":
+    below = [] if row.status in TERMINAL else lineage.descendants(connection, run_id)
+    if row.status != "running" and not (row.status not in TERMINAL and any(r.status == "running" for r in below)):
         raise RunNotActive(run_id, row.status)
-    connection.execute(
-        "UPDATE _smithers_runs SET pause_requested_at_ms = coalesce(pause_requested_at_ms, ?) WHERE run_id = ?",
-        (now_ms, run_id),
-    )
-    connection.execute(sql.WAKEUP, (run_id,))
+    for run in (row, *below):
+        if run.status == "running":
+            connection.execute(
+                "UPDATE _smithers_runs SET pause_requested_at_ms = coalesce(pause_requested_at_ms, ?) WHERE run_id = ?",
+                (now_ms, run.run_id),
+            )
+            connection.execute(sql.WAKEUP, (run.run_id,))
+        elif run.status != "paused":
+            connection.execute("UPDATE _smithers_runs SET status = 'paused' WHERE run_id = ?", (run.run_id,))
+            told = EventDraft("RunStatusChanged", None, None, '{"status":"paused"}')
+            append_events(connection, run.run_id, now_ms, [told])
     return row
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 
 import apsw
 from apsw import Connection as Connection
@@ -29,6 +30,10 @@ _RUN = ", ".join(RunRow._fields)
 _NODE = ", ".join(NodeRow._fields)
 _ATTEMPT = ", ".join(AttemptRow._fields)
 _EVENT = ", ".join(EventRow._fields)
+_LOG_PAGE = (
+    f"SELECT r.status, {', '.join(f'e.{name}' for name in EventRow._fields)} FROM _smithers_runs r "
+    "LEFT JOIN _smithers_events e ON e.run_id = r.run_id AND e.seq > ? WHERE r.run_id = ? ORDER BY e.seq LIMIT ?"
+)
 _APPROVAL = ", ".join(ApprovalRow._fields)
 _HUMAN = ", ".join(HumanRow._fields)
 _SIGNAL = ", ".join(StoredSignal._fields)
@@ -50,6 +55,12 @@ def spec(connection: apsw.Connection, run_id: str) -> tuple[str, str]:
     if row is None:
         raise RunNotFound(run_id)
     return str(row[0]), str(row[1])
+
+
+def run_of_key(connection: Connection, key: str) -> str | None:
+    """The run that was launched with an idempotency key, if there is one."""
+    row = connection.execute("SELECT run_id FROM _smithers_run_specs WHERE idempotency_key = ?", (key,)).fetchone()
+    return None if row is None else str(row[0])
 
 
 def idempotency_key(connection: apsw.Connection, run_id: str) -> str | None:
@@ -101,6 +112,14 @@ def events(
         parameters.append(node_id)
     rows = connection.execute(text + " ORDER BY seq LIMIT ?", (*parameters, limit))
     return [EventRow(*row) for row in rows]
+
+
+def log_page(connection: apsw.Connection, run_id: str, after: int, limit: int) -> tuple[str, list[EventRow]]:
+    """A run's status, and its events with a number above `after`, in one statement. Raises `RunNotFound`."""
+    rows = [*connection.execute(_LOG_PAGE, (after, run_id, limit))]
+    if not rows:
+        raise RunNotFound(run_id)
+    return str(rows[0][0]), [EventRow(*row[1:]) for row in rows if row[1] is not None]
 
 
 def successor(connection: apsw.Connection, run_id: str) -> str | None:
@@ -256,24 +275,24 @@ def next_due(connection: apsw.Connection) -> int | None:
     return None if row is None else int(row[0])
 
 
-def due_runs(connection: apsw.Connection, now_ms: int, limit: int) -> list[str]:
-    """Parked runs whose moment has come."""
+def due_runs(connection: apsw.Connection, now_ms: int, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
+    """Parked runs whose moment has come: the first so many that are wanted."""
     rows = connection.execute(
         "SELECT DISTINCT t.run_id FROM _smithers_timers t JOIN _smithers_runs r USING (run_id) "
-        "WHERE t.due_at_ms <= ? AND r.runtime_owner_id IS NULL AND r.status LIKE 'waiting-%' LIMIT ?",
-        (now_ms, limit),
+        "WHERE t.due_at_ms <= ? AND r.runtime_owner_id IS NULL AND r.status LIKE 'waiting-%'",
+        (now_ms,),
     )
-    return [str(row[0]) for row in rows]
+    return list(islice((run_id for (run_id,) in rows if isinstance(run_id, str) and is_wanted(run_id)), limit))
 
 
-def moved_runs(connection: apsw.Connection, limit: int) -> list[str]:
-    """Parked runs for which something has arrived since they parked."""
+def moved_runs(connection: apsw.Connection, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
+    """Runs without an owner, parked or given up, for which something has arrived since: the first so many that are wanted."""
     rows = connection.execute(
         "SELECT DISTINCT w.run_id FROM _smithers_wakeups w JOIN _smithers_runs r USING (run_id) "
-        "WHERE w.id > r.seen_wakeup AND r.runtime_owner_id IS NULL AND r.status LIKE 'waiting-%' LIMIT ?",
-        (limit,),
+        "WHERE w.id > r.seen_wakeup AND r.runtime_owner_id IS NULL "
+        "AND (r.status LIKE 'waiting-%' OR r.status = 'running')"
     )
-    return [str(row[0]) for row in rows]
+    return list(islice((run_id for (run_id,) in rows if isinstance(run_id, str) and is_wanted(run_id)), limit))
 
 
 def cache_entry(connection: apsw.Connection, key: str) -> tuple[int, str, str] | None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
-FENCE: Final = """
-UPDATE _smithers_runs SET next_seq = next_seq + ?, next_output_seq = next_output_seq + ?, frame_no = ?
-WHERE run_id = ? AND runtime_owner_id = ? AND epoch = ? AND status = 'running'
-  AND (cancel_requested_at_ms IS NULL OR ?)
-RETURNING next_seq, next_output_seq, pause_requested_at_ms
+_NUMBERS = "next_seq = next_seq + ?, next_output_seq = next_output_seq + ?, frame_no = ?"
+_GIVEN_UP = """status = ?, error_json = ?, runtime_owner_id = NULL, heartbeat_at_ms = NULL,
+    finished_at_ms = CASE WHEN ? THEN ? ELSE finished_at_ms END,
+    pause_requested_at_ms = CASE WHEN ? THEN pause_requested_at_ms END, seen_wakeup = max(seen_wakeup, ?)
 """
+_HELD = """WHERE run_id = ? AND runtime_owner_id = ? AND epoch = ? AND status = 'running'
+  AND (cancel_requested_at_ms IS NULL OR ?)
+RETURNING next_seq, next_output_seq, pause_requested_at_ms, parent_run_id
+"""
+
+FENCE: Final = f"UPDATE _smithers_runs SET {_NUMBERS} {_HELD}"
+
+LAST_FENCE: Final = f"UPDATE _smithers_runs SET {_NUMBERS}, {_GIVEN_UP} {_HELD}"
+"""The fence of a step with which its owner gives the run up: it ends or parks."""
+
+PARK: Final = f"UPDATE _smithers_runs SET {_GIVEN_UP} WHERE run_id = ?"
 
 NODE: Final = """
 INSERT INTO _smithers_nodes (run_id, node_id, iteration, state, last_attempt, updated_at_ms, frame_no, output_seq,
@@ -39,12 +50,15 @@ INSERT INTO _smithers_events (run_id, seq, timestamp_ms, frame_no, type, node_id
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 
-PARK: Final = """
-UPDATE _smithers_runs SET status = ?, error_json = ?, runtime_owner_id = NULL, heartbeat_at_ms = NULL,
-    finished_at_ms = CASE WHEN ? THEN ? ELSE finished_at_ms END,
-    pause_requested_at_ms = NULL, seen_wakeup = max(seen_wakeup, ?)
-WHERE run_id = ?
-"""
+MAX_EVENTS: Final = 32
+"""As many events one statement stores."""
+
+
+@lru_cache(maxsize=MAX_EVENTS)
+def events_sql(count: int) -> str:
+    """Store so many events at once: each statement has the writer wait for its turn among the threads again."""
+    return EVENT + ", (?, ?, ?, ?, ?, ?, ?, ?)" * (count - 1)
+
 
 SEEN_WAKEUPS: Final = "DELETE FROM _smithers_wakeups WHERE run_id = ? AND id <= ?"
 

@@ -78,10 +78,17 @@ class SqliteStore:
         return await self.awrite(lambda c: control.launch(c, run))
 
     async def claim(
-        self, run_id: str, owner: str, now_ms: int, *, expect_epoch: int, events: Sequence[EventDraft]
+        self,
+        run_id: str,
+        owner: str,
+        now_ms: int,
+        *,
+        expect_epoch: int,
+        events: Sequence[EventDraft],
+        keeps_pause: bool = True,
     ) -> int | None:
         """See `Store.claim`."""
-        return await self.awrite(lambda c: control.claim(c, run_id, owner, now_ms, expect_epoch, events))
+        return await self.awrite(lambda c: control.claim(c, run_id, owner, now_ms, expect_epoch, events, keeps_pause))
 
     async def commit(self, step: Step) -> Committed:
         """See `Store.commit`."""

@@ -1,0 +1,47 @@
+"""Lineage: a run and the runs of its subflows, whatever those were continued as. What is asked of one reaches all.
+
+Runs that merely name another as their parent are not of its lineage: nobody waits for them.
+"""
+
+from __future__ import annotations
+
+import apsw
+
+from smithers.store.interface import ApprovalRow, HumanRow, RunRow
+from smithers.store.sqlite import reads
+
+MAX_CHILDREN = 10_000
+ENDED = ("finished", "failed", "cancelled")
+
+
+def is_child(run_id: str, parent_run_id: str | None) -> bool:
+    """Whether a run is that of a subflow of its parent."""
+    return parent_run_id is not None and run_id.startswith(f"{parent_run_id}:child:")
+
+
+def descendants(connection: apsw.Connection, run_id: str) -> list[RunRow]:
+    """The runs below a run that have not ended; parents before their children."""
+    found: list[RunRow] = []
+    todo = [reads.run(connection, run_id)]
+    while todo:
+        above = todo.pop()
+        heir = reads.successor(connection, above.run_id) if above.status == "continued" else None
+        for run in reads.runs(connection, (), MAX_CHILDREN, parent=above.run_id):
+            if run.status not in ENDED and (run.run_id == heir or is_child(run.run_id, above.run_id)):
+                todo.append(run)
+                if run.status != "continued":
+                    found.append(run)
+    return found
+
+
+def asked(connection: apsw.Connection, run_id: str) -> list[ApprovalRow | HumanRow]:
+    """What people are asked and have not answered: by the run itself, else by the runs below it. Oldest first."""
+    found = _asked_by(connection, run_id)
+    if not found:
+        for run in descendants(connection, run_id):
+            found += _asked_by(connection, run.run_id)
+    return sorted(found, key=lambda row: row.requested_at_ms)
+
+
+def _asked_by(connection: apsw.Connection, run_id: str) -> list[ApprovalRow | HumanRow]:
+    return [*reads.approvals(connection, run_id), *reads.human_requests(connection, run_id)]
