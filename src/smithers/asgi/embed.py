@@ -181,7 +181,7 @@ class ServerThread:
 
     def _run(self) -> None:
         try:
-            _tune()
+            tune_process()
             asyncio.run(self._serve())
         except BaseException as error:
             self._failure = error
@@ -256,7 +256,7 @@ class ServerThread:
         await self.aclose()
 
 
-def _tune() -> None:
+def tune_process() -> None:
     """Settings of the process that a server in it gains by, and nobody else loses by."""
     # The event loop and the database's threads hand work to each other all the time. With Python's usual 5 ms a thread that
     # has something to say waits that long for a busy other one.

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from smithers.ambient import SandboxMode
-from smithers.asgi.embed import bind, bind_unix, is_loopback_bind, serve, url_of
+from smithers.asgi.embed import bind, bind_unix, is_loopback_bind, serve, tune_process, url_of
 from smithers.components.workflow import SmithersWorkflow
 from smithers.control.crons import checked_pattern
 from smithers.engine.clock import Clock, SystemClock
@@ -276,6 +276,7 @@ class Gateway:
                     f"a gateway without auth does not listen on {host}: configure auth, or insecure=True"
                 )
             listener = bind(host, port)
+        tune_process()
         house = House(options, self._entries, self._extensions, self._settings, self._clock)
         self._house = house
         self._has_closed = asyncio.Event()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -133,6 +134,13 @@ class Shell:
         """What tasks have noted."""
         file = self.folder / "done.txt"
         return file.read_text().split() if file.exists() else []
+
+    def until_noted(self, word: str) -> None:
+        """Wait until a task has noted a word: that it is begun is told before its work gets its turn."""
+        deadline = time.monotonic() + DEADLINE_S
+        while word not in self.done():
+            assert time.monotonic() < deadline, f"no task has noted {word!r}"
+            time.sleep(0.005)
 
     def stop(self) -> None:
         """End all processes."""

@@ -79,6 +79,7 @@ def test_on_a_terminal_progress_is_a_live_table(shell: Shell) -> None:
 def test_the_first_interrupt_lets_work_finish_and_parks_the_run(shell: Shell) -> None:
     process = shell.start("up", "slow.py", "-r", "r")
     process.until("slow started")
+    shell.until_noted("started")
     process.send(signal.SIGINT)
     process.until("waiting for 1 task under way")
     shell.release()
@@ -91,6 +92,7 @@ def test_the_first_interrupt_lets_work_finish_and_parks_the_run(shell: Shell) ->
 def test_the_second_interrupt_stops_at_once_and_the_run_is_resumable(shell: Shell) -> None:
     process = shell.start("up", "slow.py", "-r", "r")
     process.until("slow started")
+    shell.until_noted("started")
     process.send(signal.SIGINT)
     process.until("waiting for 1 task under way")
     process.send(signal.SIGINT)
@@ -178,6 +180,7 @@ def test_supervise_wants_to_know_which_runs(shell: Shell) -> None:
 def test_after_kill_9_a_resume_repeats_no_finished_task(shell: Shell) -> None:
     process = shell.start("up", "slow.py", "-r", "r")
     process.until("slow started")
+    shell.until_noted("started")
     process.send(signal.SIGKILL)
     assert process.end() == -signal.SIGKILL
     shell.release()
