@@ -24,8 +24,9 @@ class Reins:
         os.mkfifo(entered)
         os.mkfifo(self._gate)
         self._hold.touch()
-        # Opened for both, so that neither opening waits nor the pipe ends when a writer leaves.
+        # Opened for both, so that neither opening waits nor a pipe ends when its writer leaves.
         self._entered = os.open(entered, os.O_RDWR | os.O_NONBLOCK)
+        self._opened_gate = os.open(self._gate, os.O_RDWR | os.O_NONBLOCK)
 
     def until_entered(self) -> None:
         """Wait until somebody says so."""
@@ -38,12 +39,13 @@ class Reins:
         self._hold.unlink(missing_ok=True)
 
     def let_go(self) -> None:
-        """Who is held may go on."""
-        self._gate.write_text("go")
+        """Whoever is held may go on, if anybody is: a process that comes back may see first that it has lost the run."""
+        os.write(self._opened_gate, b"go" * 50)  # a byte for each
 
     def close(self) -> None:
-        """Give the pipe back."""
+        """Give the pipes back."""
         os.close(self._entered)
+        os.close(self._opened_gate)
 
 
 def first_to_end(one: Zygote, other: Zygote) -> tuple[Zygote, Zygote]:

@@ -6,6 +6,7 @@ the process that it made, and how that process ended.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
@@ -45,25 +46,31 @@ class Zygote:
     """A server of processes. One order at a time; make several for several processes at once."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("COVERAGE")}
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
         )
         self._pending = b""
         self._child: int | None = None
+        self._is_owing = False
+        """Whether an answer to the last order is still to come."""
 
     def start(self, order: Order) -> int:
         """Make a process for an order. Returns its pid."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asdict(order)).encode() + b"\n")
         self._process.stdin.flush()
+        self._is_owing = True
         self._child = int(self._line())
         return self._child
 
     def ending(self) -> Ending:
         """Wait for the process that was started last."""
         found = json.loads(self._line())
-        self._child = None
+        self._child, self._is_owing = None, False
         return Ending(found["signal"], Report(**found["report"]))
 
     def run(self, order: Order) -> Ending:
@@ -77,14 +84,19 @@ class Zygote:
         return self._process.stdout.fileno()
 
     def clear(self) -> None:
-        """Kill the process that a failed test has left behind."""
-        if self._child is not None:
-            os.kill(self._child, signal.SIGKILL)
-            self.ending()
+        """Have nothing left of a failed test: neither its process nor an answer that the next test would take for its own."""
+        if self._is_owing:
+            self._end()
+            self._begin()
 
     def close(self) -> None:
         """End the server, and what it has made."""
-        self.clear()
+        self._end()
+
+    def _end(self) -> None:
+        if self._child is not None:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, and only its report was not read
+                os.kill(self._child, signal.SIGKILL)
         self._process.communicate()
 
     def _line(self) -> str:
