@@ -11,7 +11,7 @@ import apsw
 from smithers.errors import NodeNotFound
 from smithers.store import open_store
 from smithers.store.interface import ApprovalRow
-from smithers.store.sqlite import control
+from smithers.store.sql import control
 
 
 def approve(_: ApprovalRow) -> tuple[bool, str | None, str | None, str | None]:

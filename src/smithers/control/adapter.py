@@ -9,7 +9,7 @@ from smithers.settings import Settings
 from smithers.store import open_store
 
 if TYPE_CHECKING:
-    from smithers.store.sqlite.store import SqliteStore
+    from smithers.store.sql.store import SqlStore
 
 
 class SmithersDb:
@@ -23,13 +23,13 @@ class SmithersDb:
     def __init__(self, db: str | Path, settings: Settings | None = None) -> None:
         self.db = str(db)
         self._settings = settings
-        self._store: SqliteStore | None = None
+        self._store: SqlStore | None = None
 
     def __repr__(self) -> str:
         return f"SmithersDb({self.db!r})"
 
     @property
-    def store(self) -> SqliteStore:
+    def store(self) -> SqlStore:
         """The open store; opened by the first call. Raises `StorageError`."""
         if self._store is None:
             settings = self._settings or Settings.from_environment()

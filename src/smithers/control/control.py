@@ -20,8 +20,8 @@ from smithers.events import EventRow
 from smithers.records import dataclass
 from smithers.store.calls import ToolCallRow
 from smithers.store.interface import ApprovalRow, AttemptRow, HumanRow, NodeRow, RunRow, StoredSignal
-from smithers.store.sqlite import calls, lineage, reads
-from smithers.store.sqlite.store import SqliteStore
+from smithers.store.sql import calls, lineage, reads
+from smithers.store.sql.store import SqlStore
 
 MAX_SIGNAL_BYTES = 1_048_576
 MAX_NAME = 256
@@ -64,7 +64,7 @@ class Control:
         hub: wakes readers in this process; an engine's own, if there is one.
     """
 
-    def __init__(self, store: SqliteStore, *, clock: Clock | None = None, hub: Hub | None = None) -> None:
+    def __init__(self, store: SqlStore, *, clock: Clock | None = None, hub: Hub | None = None) -> None:
         self.store = store
         self.clock: Clock = clock or SystemClock()
         self._hub = hub
@@ -221,7 +221,7 @@ class Control:
         _require_known(statuses)
         now = self.clock.now_ms()
 
-        def query(c: reads.Connection) -> list[tuple[RunRow, dict[str, object]]]:
+        def query(c: reads.Session) -> list[tuple[RunRow, dict[str, object]]]:
             found: list[tuple[RunRow, dict[str, object]]] = []
             for run in reads.runs(c, statuses, limit):
                 is_parked = run.status.startswith("waiting-")
@@ -237,7 +237,7 @@ class Control:
         """Everything about a run. Raises `RunNotFound`."""
         now = self.clock.now_ms()
 
-        def query(c: reads.Connection) -> RunReport:
+        def query(c: reads.Session) -> RunReport:
             run = reads.run(c, run_id)
             input_json, config_json = reads.spec(c, run_id)
             nodes = reads.nodes(c, run_id)
@@ -263,7 +263,7 @@ class Control:
     async def output(self, run_id: str, node_id: str, iteration: int | None = None) -> tuple[int, dict[str, object]]:
         """A node's output row: (iteration, fields). The newest iteration if none is given. Raises `NodeNotFound`."""
 
-        def query(c: reads.Connection) -> tuple[int, dict[str, object]] | None:
+        def query(c: reads.Session) -> tuple[int, dict[str, object]] | None:
             reads.run(c, run_id)
             table = next(
                 (n.output_table for n in reads.nodes(c, run_id) if n.node_id == node_id and n.output_table), None
@@ -291,7 +291,7 @@ class Control:
     ) -> list[EventRow]:
         """Events with a number above `after`. Raises `RunNotFound`."""
 
-        def query(c: reads.Connection) -> list[EventRow]:
+        def query(c: reads.Session) -> list[EventRow]:
             reads.run(c, run_id)
             return reads.events(c, run_id, after, limit, node_id=node_id)
 
@@ -309,7 +309,7 @@ class Control:
         """Calls of tools in a run, or in a node, an iteration or an attempt of it, in the order in which they began; the
         newest `limit`. One whose attempt is over before it ended has the status `unknown`. Raises `RunNotFound`."""
 
-        def query(c: reads.Connection) -> list[ToolCallRow]:
+        def query(c: reads.Session) -> list[ToolCallRow]:
             is_live = reads.run(c, run_id).status == "running"
             found = calls.tool_calls(c, run_id, node_id, iteration, attempt, limit)
             if not any(call.status == "started" for call in found):

@@ -21,9 +21,9 @@ from pydantic_core import to_json
 
 from smithers.control.control import Control
 from smithers.errors import CronNotFound, InvalidInput, SmithersError, error_object
-from smithers.store.sqlite import crons as table
-from smithers.store.sqlite.crons import CronRow, FireRow
-from smithers.store.sqlite.reads import Connection
+from smithers.store.sql import crons as table
+from smithers.store.sql.crons import CronRow, FireRow
+from smithers.store.sql.session import Session
 
 Wire = dict[str, object]
 Missed = Literal["skip", "once"]
@@ -182,7 +182,7 @@ async def declare_cron(
     name = table.TARGET + workflow
     row = _new_row(control, workflow, pattern, name, True, time_zone, missed, name)
 
-    def job(connection: Connection) -> CronRow:
+    def job(connection: Session) -> CronRow:
         found = table.get(connection, name)
         if found is not None and found.enabled and found.next_run_at_ms is not None:
             wanted = (row.pattern, row.workflow_path, row.time_zone, row.missed)
@@ -231,7 +231,7 @@ async def record_run(control: Control, cron_id: str, run_id: str | None = None) 
     """Note that somebody has fired a schedule by hand; its next moment is counted from now. Raises `CronNotFound`."""
     now = control.clock.now_ms()
 
-    def job(connection: Connection) -> CronRow | None:
+    def job(connection: Session) -> CronRow | None:
         row = table.get(connection, cron_id)
         if row is None:
             return None
@@ -293,7 +293,7 @@ async def claim_due(control: Control, workflows: Collection[str], *, grace_ms: i
     """
     now = control.clock.now_ms()
 
-    def look(connection: Connection) -> bool:
+    def look(connection: Session) -> bool:
         return any(
             table.due(connection, workflow, now, 1) or table.stale(connection, workflow, now - STALE_MS)
             for workflow in workflows
@@ -302,7 +302,7 @@ async def claim_due(control: Control, workflows: Collection[str], *, grace_ms: i
     if not await control.store.aread(look):
         return []
 
-    def job(connection: Connection) -> list[CronFire]:
+    def job(connection: Session) -> list[CronFire]:
         found: list[CronFire] = []
         for workflow in workflows:
             again = table.reclaim(connection, workflow, now - STALE_MS, now, BATCH)
@@ -316,7 +316,7 @@ async def claim_due(control: Control, workflows: Collection[str], *, grace_ms: i
     return await control.store.awrite(job)
 
 
-def _claim(connection: Connection, row: CronRow, now_ms: int, grace_ms: int) -> CronFire | None:
+def _claim(connection: Session, row: CronRow, now_ms: int, grace_ms: int) -> CronFire | None:
     moment = now_ms if row.next_run_at_ms is None else row.next_run_at_ms
     try:
         following = _next_of(row, now_ms)
@@ -346,7 +346,7 @@ async def settle_failed(control: Control, fire: CronFire, error: Exception) -> N
     text = _error_json(error)
     retry = control.clock.now_ms() + RETRY_MS
 
-    def job(connection: Connection) -> None:
+    def job(connection: Session) -> None:
         table.settle(connection, fire.cron.cron_id, fire.fire_at_ms, "failed", None, text)
         table.fail(connection, fire.cron.cron_id, fire.cron.next_run_at_ms, retry, text)
 

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 
 from smithers.control.control import Control
 from smithers.errors import InvalidInput, TicketNotFound
-from smithers.store.sqlite import documents as table
-from smithers.store.sqlite.documents import DocRow
-from smithers.store.sqlite.reads import Connection
+from smithers.store.sql import documents as table
+from smithers.store.sql.documents import DocRow
+from smithers.store.sql.session import Session
 
 log = logging.getLogger(__name__)
 Wire = dict[str, object]
@@ -109,7 +109,7 @@ async def put_ticket(
     wanted = None if kind is None else _kind(kind)
     now = control.clock.now_ms()
 
-    def job(connection: Connection) -> DocRow:
+    def job(connection: Session) -> DocRow:
         before = table.get(connection, path)
         row = DocRow(
             path,
@@ -133,7 +133,7 @@ async def update_ticket(control: Control, path: str, *, content: str | None = No
     _check_status(status)
     now = control.clock.now_ms()
 
-    def job(connection: Connection) -> DocRow:
+    def job(connection: Session) -> DocRow:
         row = _require_live(connection, path)._replace(updated_at_ms=now)
         if content is not None:
             row = row._replace(content=content, content_hash=content_hash(content))
@@ -150,14 +150,14 @@ async def delete_ticket(control: Control, path: str) -> Wire:
     `TicketNotFound`."""
     now = control.clock.now_ms()
 
-    def job(connection: Connection) -> None:
+    def job(connection: Session) -> None:
         table.put(connection, _require_live(connection, path)._replace(updated_at_ms=now, deleted_at_ms=now))
 
     await control.store.awrite(job)
     return {"path": path, "deleted": True}
 
 
-def _require_live(connection: Connection, path: str) -> DocRow:
+def _require_live(connection: Session, path: str) -> DocRow:
     row = table.get(connection, path)
     if row is None or row.deleted_at_ms is not None or row.kind not in KINDS:
         raise TicketNotFound(f"there is no ticket {path!r:.200}", {"path": path})
@@ -258,11 +258,11 @@ async def import_tickets(control: Control, folder: Path) -> list[str]:
     files = await asyncio.to_thread(read_tickets, folder)
     now = control.clock.now_ms()
 
-    def plan(connection: Connection) -> list[DocRow]:
+    def plan(connection: Session) -> list[DocRow]:
         stored = {file.path: row for file in files if (row := table.get(connection, file.path)) is not None}
         return import_plan(files, stored, now)
 
-    def job(connection: Connection) -> list[DocRow]:
+    def job(connection: Session) -> list[DocRow]:
         rows = plan(connection)
         for row in rows:
             table.put(connection, row)

@@ -38,8 +38,8 @@ from smithers.errors import (
 from smithers.settings import Settings
 from smithers.store import open_store
 from smithers.store.interface import RunRow
-from smithers.store.sqlite import mirror, pages, reads
-from smithers.store.sqlite.store import SqliteStore
+from smithers.store.sql import mirror, pages, reads
+from smithers.store.sql.store import SqlStore
 
 log = logging.getLogger(__name__)
 MAX_REMEMBERED = 10_000
@@ -51,7 +51,7 @@ class Place:
     """A database with what goes on in it."""
 
     path: str
-    store: SqliteStore
+    store: SqlStore
     engine: Engine
     hub: StreamHub
     control: Control
@@ -344,7 +344,7 @@ def place_name(db: str) -> str:
     return str(Path(db.removeprefix("sqlite:///")).resolve()) if "://" not in db.removeprefix("sqlite:///") else db
 
 
-def _has(connection: reads.Connection, run_id: str) -> bool:
+def _has(connection: reads.Session, run_id: str) -> bool:
     try:
         reads.run(connection, run_id)
     except RunNotFound:

@@ -16,9 +16,9 @@ from pydantic_core import from_json, to_json
 from smithers.control.control import Control
 from smithers.control.documents import read_text
 from smithers.errors import InvalidInput, InvalidRequest, ScoreNotFound, StorageError
-from smithers.store.sqlite import library as table
-from smithers.store.sqlite import reads
-from smithers.store.sqlite.library import FactRow, ScoreDetail, ScoreFilter, ScoreRow
+from smithers.store.sql import library as table
+from smithers.store.sql import reads
+from smithers.store.sql.library import FactRow, ScoreDetail, ScoreFilter, ScoreRow
 
 Wire = dict[str, object]
 
@@ -166,7 +166,7 @@ async def put_score(control: Control, row: ScoreRow, detail: ScoreDetail | None 
 async def list_scores(control: Control, run_id: str, *, node_id: str | None = None) -> list[Wire]:
     """Scores of a run, or of one of its nodes, oldest first; at most `MAX_SCORES`. Raises `RunNotFound`."""
 
-    def query(c: reads.Connection) -> list[ScoreRow]:
+    def query(c: reads.Session) -> list[ScoreRow]:
         reads.run(c, run_id)
         return table.scores(c, run_id, node_id, MAX_SCORES)
 
@@ -220,7 +220,7 @@ async def compare_scores(
 async def _compared(
     control: Control, run_ids: Sequence[str], wanted: ScoreFilter, *, is_descending: bool, limit: int
 ) -> tuple[list[ScoreRow], int]:
-    def query(c: reads.Connection) -> tuple[list[ScoreRow], int]:
+    def query(c: reads.Session) -> tuple[list[ScoreRow], int]:
         for run_id in run_ids:
             reads.run(c, run_id)
         return table.compared(c, run_ids, wanted, is_descending=is_descending, limit=limit)
@@ -232,7 +232,7 @@ async def score_detail(control: Control, run_id: str, score_id: str) -> Wire:
     """A score with what was scored. Raises `RunNotFound`, `ScoreNotFound`, or `StorageError` for one that is stored
     wrongly."""
 
-    def query(c: reads.Connection) -> tuple[ScoreRow, ScoreDetail] | None:
+    def query(c: reads.Session) -> tuple[ScoreRow, ScoreDetail] | None:
         reads.run(c, run_id)
         return table.score(c, run_id, score_id)
 

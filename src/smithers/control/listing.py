@@ -12,7 +12,7 @@ from smithers.graph.frames import decode_frame
 from smithers.graph.tree import TreeNode, canonical
 from smithers.jsons import object_of, text_of
 from smithers.store.interface import FrameRow, RunRow
-from smithers.store.sqlite import lineage, pages, reads
+from smithers.store.sql import lineage, pages, reads
 
 
 class RunStatusView(NamedTuple):
@@ -39,7 +39,7 @@ def run_status(control: Control, run_id: str) -> RunStatusView:
     """A run as it is now. Raises `RunNotFound`."""
     now = control.clock.now_ms()
 
-    def query(c: reads.Connection) -> RunStatusView:
+    def query(c: reads.Session) -> RunStatusView:
         run = reads.run(c, run_id)
         return RunStatusView(run, _state(c, run, now), pages.node_counts(c, run_id))
 
@@ -47,7 +47,7 @@ def run_status(control: Control, run_id: str) -> RunStatusView:
     return control.store.read(query)
 
 
-def _state(c: reads.Connection, run: RunRow, now_ms: int) -> dict[str, object]:
+def _state(c: reads.Session, run: RunRow, now_ms: int) -> dict[str, object]:
     is_parked = run.status.startswith("waiting-")
     view = views.run_state(
         run,
@@ -67,7 +67,7 @@ def _state(c: reads.Connection, run: RunRow, now_ms: int) -> dict[str, object]:
 _QUOTA = ("quotaBlockedCount", "resetAtMs")
 
 
-def _awaited(c: reads.Connection, run_id: str, node_id: str | None) -> str | None:
+def _awaited(c: reads.Session, run_id: str, node_id: str | None) -> str | None:
     """What a node waits for: the correlation id, else the signal's name."""
     for attempt in reversed(reads.attempts(c, run_id, node_id)):
         if attempt.finished_at_ms is None and attempt.meta_json is not None:
@@ -83,7 +83,7 @@ async def run_list(
     statuses = () if not status else ("running", "continued") if status == "running" else (status,)
     now = control.clock.now_ms()
 
-    def query(c: reads.Connection) -> list[dict[str, object]]:
+    def query(c: reads.Session) -> list[dict[str, object]]:
         found = pages.run_page(c, statuses=statuses, workflow=workflow or None, limit=limit)
         return [{**run_row(run, config), "runState": _state(c, run, now)} for run, config in found]
 
@@ -164,7 +164,7 @@ async def frame_list(
 async def frame(control: Control, run_id: str, frame_no: int | None = None) -> dict[str, object] | None:
     """One frame, the newest by default, as it is sent; None if there is none of this number. Raises `RunNotFound`."""
 
-    def query(c: reads.Connection) -> list[FrameRow]:
+    def query(c: reads.Session) -> list[FrameRow]:
         reads.run(c, run_id)
         return pages.frame_rows(c, run_id, frame_no)
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from smithers.engine.leases import MIRROR_OWNER
 from smithers.errors import RunNotFound, SmithersError
 from smithers.store.interface import Step
-from smithers.store.sqlite import mirror
-from smithers.store.sqlite.reads import Connection
+from smithers.store.sql import mirror
+from smithers.store.sql.session import Session
 
 if TYPE_CHECKING:
     from smithers.control.streams import StreamHub
-    from smithers.store.sqlite.store import SqliteStore
+    from smithers.store.sql.store import SqlStore
 
 log = logging.getLogger(__name__)
 EVENTS = 1_000
@@ -33,7 +33,7 @@ class Mirror:
         place: what to call `source` in the mirrored runs, so that it can be found again.
     """
 
-    def __init__(self, source: SqliteStore, target: SqliteStore, hub: StreamHub, place: str) -> None:
+    def __init__(self, source: SqlStore, target: SqlStore, hub: StreamHub, place: str) -> None:
         self._source = source
         self._target = target
         self._place = place
@@ -85,7 +85,7 @@ class Mirror:
                 self._advance(each)
         self._more.clear()
 
-    def _read(self, connection: Connection, *, run_ids: list[str]) -> list[mirror.Snapshot]:
+    def _read(self, connection: Session, *, run_ids: list[str]) -> list[mirror.Snapshot]:
         found: list[mirror.Snapshot] = []
         for run_id in run_ids:
             with suppress(RunNotFound):
@@ -110,10 +110,10 @@ class Mirror:
             log.warning("runs were not mirrored to their end", extra={"code": error.error_code})
 
 
-def _cursors(connection: Connection, *, run_ids: list[str]) -> dict[str, int]:
+def _cursors(connection: Session, *, run_ids: list[str]) -> dict[str, int]:
     return {run_id: mirror.last_seq(connection, run_id) for run_id in run_ids}
 
 
-def _write(connection: Connection, *, found: list[mirror.Snapshot], place: str) -> None:
+def _write(connection: Session, *, found: list[mirror.Snapshot], place: str) -> None:
     for each in found:
         mirror.write(connection, each, place, MIRROR_OWNER + place)

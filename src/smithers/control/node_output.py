@@ -13,7 +13,7 @@ from smithers.errors import IterationNotFound, MalformedOutputRow, NodeHasNoOutp
 from smithers.jsons import list_of, object_of, text_of
 from smithers.store.columns import EXTRA_COLUMN, ROOT_COLUMN, snake_case
 from smithers.store.interface import AttemptRow, NodeRow, SqlValue
-from smithers.store.sqlite import reads, run_pages
+from smithers.store.sql import reads, run_pages
 
 MAX_OUTPUT_BYTES: Final = 104_857_600
 MAX_MESSAGE: Final = 4_000
@@ -51,7 +51,7 @@ async def node_output(
         RunNotFound, NodeNotFound, IterationNotFound, NodeHasNoOutput, PayloadTooLarge, MalformedOutputRow.
     """
 
-    def query(c: reads.Connection) -> tuple[NodeRow, dict[str, SqlValue] | None, dict[str, str], AttemptRow | None]:
+    def query(c: reads.Session) -> tuple[NodeRow, dict[str, SqlValue] | None, dict[str, str], AttemptRow | None]:
         reads.run(c, run_id)
         node = _require_node(c, run_id, node_id, iteration)
         table = node.output_table
@@ -85,7 +85,7 @@ async def node_output(
     }
 
 
-def _require_node(connection: reads.Connection, run_id: str, node_id: str, iteration: int) -> NodeRow:
+def _require_node(connection: reads.Session, run_id: str, node_id: str, iteration: int) -> NodeRow:
     node = run_pages.node_row(connection, run_id, node_id, iteration)
     if node is not None:
         return node

@@ -13,7 +13,7 @@ from smithers.graph.plan import Plan
 from smithers.graph.tree import TreeNode
 
 if TYPE_CHECKING:
-    from smithers.store.sqlite.store import SqliteStore
+    from smithers.store.sql.store import SqlStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def preview(workflow: SmithersWorkflow, input: object = None) -> Preview:
     return _render(workflow, RunData("preview", input=value))
 
 
-async def preview_run(store: SqliteStore, run_id: str, workflow: SmithersWorkflow) -> Preview:
+async def preview_run(store: SqlStore, run_id: str, workflow: SmithersWorkflow) -> Preview:
     """Render a workflow from what is stored of a run. Raises `RunNotFound` or an authoring error."""
     from smithers.engine.recovery import restore
     from smithers.store.columns import table_def

@@ -15,7 +15,7 @@ from smithers.errors import (
     RunNotActive,
     StateConflict,
 )
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 PATIENCE_S = 10.0
 """How long a cancel waits for the run's live owner."""

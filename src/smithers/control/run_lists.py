@@ -19,8 +19,8 @@ from smithers.errors import AttemptNotFound, RunNotFound
 from smithers.events import EventRow, wire_object
 from smithers.jsons import int_of, list_of, object_of, text_of
 from smithers.store.interface import ApprovalRow, AttemptRow, HumanRow, RunRow
-from smithers.store.sqlite import lineage, pages, reads, run_pages
-from smithers.store.sqlite.run_pages import ListedRun, Pending, RunFilter
+from smithers.store.sql import lineage, pages, reads, run_pages
+from smithers.store.sql.run_pages import ListedRun, Pending, RunFilter
 
 T = TypeVar("T")
 Wire = dict[str, object]
@@ -36,7 +36,7 @@ _QUOTA = ("quotaBlockedCount", "resetAtMs")
 _MODES: Final = {"approve": "gate", "select": "select", "rank": "rank"}
 
 
-async def _read(control: Control, rows: int, query: Callable[[reads.Connection], T]) -> T:
+async def _read(control: Control, rows: int, query: Callable[[reads.Session], T]) -> T:
     return control.store.read(query) if rows <= SHORT else await control.store.aread(query)
 
 
@@ -132,7 +132,7 @@ async def live_runs(
     return [run_summary(row, registered) for row in found[:MAX_LIMIT]]
 
 
-def _known(connection: reads.Connection, run_ids: Collection[str]) -> list[ListedRun]:
+def _known(connection: reads.Session, run_ids: Collection[str]) -> list[ListedRun]:
     found: list[ListedRun] = []
     for run_id in list(run_ids)[:MAX_LIMIT]:
         try:
@@ -148,7 +148,7 @@ async def run_record(control: Control, run_id: str, *, registered: Collection[st
     """One run (`RunRecord`) with its derived state and its nodes counted by state. Raises `RunNotFound`."""
     now = control.clock.now_ms()
 
-    def query(c: reads.Connection) -> Wire:
+    def query(c: reads.Session) -> Wire:
         listed = run_pages.listed_run(c, run_id)
         run = listed.run
         found = run_summary(listed, registered)
@@ -164,7 +164,7 @@ async def run_record(control: Control, run_id: str, *, registered: Collection[st
     return await _read(control, 1, query)
 
 
-def run_state(connection: reads.Connection, run: RunRow, now_ms: int) -> Wire:
+def run_state(connection: reads.Session, run: RunRow, now_ms: int) -> Wire:
     """A run's derived state (`RunStateView`); of its nodes only the one that it waits for is read."""
     if not run.status.startswith("waiting-"):
         return views.run_state(run, nodes=(), asked=(), timers=(), now_ms=now_ms)
@@ -195,7 +195,7 @@ async def descendants(control: Control, run_id: str, *, limit: int = MAX_LIMIT) 
     """
     limit = _bounded(limit)
 
-    def query(c: reads.Connection) -> list[Wire]:
+    def query(c: reads.Session) -> list[Wire]:
         root = reads.run(c, run_id)
         found: list[Wire] = [{"runId": run_id, "parentRunId": root.parent_run_id, "depth": 0}]
         level, depth, seen = [run_id], 0, {run_id}
@@ -216,7 +216,7 @@ async def descendants(control: Control, run_id: str, *, limit: int = MAX_LIMIT) 
 async def token_usage(control: Control, run_id: str) -> Wire:
     """Every report of used tokens: `{runId, events: […]}`, in order. Raises `RunNotFound`."""
 
-    def query(c: reads.Connection) -> list[EventRow]:
+    def query(c: reads.Session) -> list[EventRow]:
         reads.run(c, run_id)
         return run_pages.usage_events(c, run_id)
 
@@ -249,7 +249,7 @@ _TOKENS = ("inputTokens", "outputTokens", "cacheReadTokens", "cacheWriteTokens",
 async def node_states(control: Control, run_id: str) -> list[Wire]:
     """All nodes of a run with the times of their latest attempts. Raises `RunNotFound`."""
 
-    def query(c: reads.Connection) -> list[run_pages.NodeTimes]:
+    def query(c: reads.Session) -> list[run_pages.NodeTimes]:
         reads.run(c, run_id)
         return run_pages.node_times(c, run_id)
 
@@ -271,7 +271,7 @@ async def node_states(control: Control, run_id: str) -> list[Wire]:
 async def attempts(control: Control, run_id: str, *, node_id: str | None = None, iteration: int = 0) -> list[Wire]:
     """Attempts: of one iteration of a node, newest first; of a whole run, by start time. Raises `RunNotFound`."""
 
-    def query(c: reads.Connection) -> list[AttemptRow]:
+    def query(c: reads.Session) -> list[AttemptRow]:
         reads.run(c, run_id)
         if node_id is None:
             return run_pages.attempts_of_run(c, run_id)
@@ -283,7 +283,7 @@ async def attempts(control: Control, run_id: str, *, node_id: str | None = None,
 async def attempt(control: Control, run_id: str, node_id: str, iteration: int, number: int) -> Wire:
     """One attempt. Raises `RunNotFound` or `AttemptNotFound`."""
 
-    def query(c: reads.Connection) -> list[AttemptRow]:
+    def query(c: reads.Session) -> list[AttemptRow]:
         reads.run(c, run_id)
         return run_pages.attempts_of_node(c, run_id, node_id, iteration, number)
 
@@ -325,7 +325,7 @@ async def stored_events(
     With a node the newest ones that name it are given, at most `MAX_NODE_EVENTS`.
     """
 
-    def query(c: reads.Connection) -> list[EventRow]:
+    def query(c: reads.Session) -> list[EventRow]:
         reads.run(c, run_id)
         if node_id is None:
             return reads.events(c, run_id, after, _bounded(limit))

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from smithers.engine.hub import Hub
 from smithers.errors import SmithersError
 from smithers.events import EventRow
-from smithers.store.sqlite import pages, reads
+from smithers.store.sql import pages, reads
 
 if TYPE_CHECKING:
-    from smithers.store.sqlite.store import SqliteStore
+    from smithers.store.sql.store import SqlStore
 
 BATCH = 200
 TERMINAL = ("finished", "failed", "cancelled", "continued")
@@ -23,7 +23,7 @@ TERMINAL = ("finished", "failed", "cancelled", "continued")
 class StreamHub(Hub):
     """A hub for many readers: when somebody else has written, one query tells which logs have grown."""
 
-    def __init__(self, store: SqliteStore) -> None:
+    def __init__(self, store: SqlStore) -> None:
         super().__init__()
         self._store = store
         self._is_stale = False
@@ -86,7 +86,7 @@ class Batch(NamedTuple):
 class RunStream:
     """One reader of one run's log. Replay and live are one path: read from the cursor, sleep until there is more."""
 
-    def __init__(self, hub: Hub, store: SqliteStore, run_id: str, after: int) -> None:
+    def __init__(self, hub: Hub, store: SqlStore, run_id: str, after: int) -> None:
         self.run_id = run_id
         self._store = store
         self._subscription, self._end = hub.subscribe(run_id, after)

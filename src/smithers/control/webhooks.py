@@ -22,8 +22,8 @@ from smithers.components.waits import correlation
 from smithers.control.hosting import Hosting
 from smithers.errors import InvalidInput, QueueFull, RunNotActive, SmithersError, StorageError
 from smithers.jsons import list_of, object_of
-from smithers.store.sqlite import pages, webhooks
-from smithers.store.sqlite.webhooks import Delivery
+from smithers.store.sql import pages, webhooks
+from smithers.store.sql.webhooks import Delivery
 
 log = logging.getLogger(__name__)
 BATCH = 100

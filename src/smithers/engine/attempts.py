@@ -26,8 +26,8 @@ from smithers.graph.plan import LeafKind, LeafNode
 from smithers.records import dataclass
 from smithers.scheduler.states import NodeState
 from smithers.store.columns import TableDef
+from smithers.store.doorbell import doorbell_of
 from smithers.store.interface import SqlValue
-from smithers.store.sqlite.doorbell import doorbell_of
 
 if TYPE_CHECKING:
     from smithers.agents.chain import ChainState

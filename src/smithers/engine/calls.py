@@ -19,8 +19,8 @@ from smithers.events import EventDraft, event
 from smithers.records import dataclass
 from smithers.store.calls import CallEnd, CallState, JournalEntry, ToolCallRow
 from smithers.store.interface import CancelRequested
-from smithers.store.sqlite import calls
-from smithers.store.sqlite.store import SqliteStore
+from smithers.store.sql import calls
+from smithers.store.sql.store import SqlStore
 
 if TYPE_CHECKING:
     from smithers.engine.runtime import TaskRuntime
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class RunTools:
     """What a run's owner gives to the tools of its attempts: (`owner`, `epoch`) is the fence of all that they write."""
 
-    store: SqliteStore
+    store: SqlStore
     hub: Hub
     loop: asyncio.AbstractEventLoop
     now_ms: Callable[[], int]

@@ -23,7 +23,7 @@ from smithers.errors import (
     WorkflowExecutionFailed,
 )
 from smithers.scheduler.states import NodeState, RunStatus
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 if TYPE_CHECKING:
     from smithers.engine.driver import Driver

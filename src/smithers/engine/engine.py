@@ -56,10 +56,10 @@ from smithers.scheduler.states import RunStatus
 from smithers.settings import Settings
 from smithers.store.columns import TableDef, table_def
 from smithers.store.interface import LaunchedBefore, LoadedRun, NewRun, RunRow, StatusChange, Step
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 if TYPE_CHECKING:
-    from smithers.store.sqlite.store import SqliteStore
+    from smithers.store.sql.store import SqlStore
 
 log = logging.getLogger(__name__)
 _STARTED = (event("RunStarted"), event("RunStatusChanged", None, None, status="running"))
@@ -88,7 +88,7 @@ class Engine:
         clock: the time; the machine's by default.
     """
 
-    def __init__(self, store: SqliteStore, settings: Settings | None = None, clock: Clock | None = None) -> None:
+    def __init__(self, store: SqlStore, settings: Settings | None = None, clock: Clock | None = None) -> None:
         self.store = store
         self.settings = settings or Settings.from_environment()
         self.clock: Clock = clock or SystemClock()

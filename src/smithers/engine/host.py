@@ -19,7 +19,7 @@ from smithers.engine.engine import Engine
 from smithers.errors import OwnershipError, SmithersError
 from smithers.events import event
 from smithers.store.interface import RunRow
-from smithers.store.sqlite import control, reads
+from smithers.store.sql import control, reads
 
 log = logging.getLogger(__name__)
 BATCH = 200
@@ -138,7 +138,7 @@ class Host:
                 and self._failing.get(run_id, (0.0, 0.0))[0] <= moment
             )
 
-        def query(c: reads.Connection) -> list[str]:
+        def query(c: reads.Session) -> list[str]:
             found = [*reads.moved_runs(c, BATCH, is_wanted), *reads.due_runs(c, now, BATCH, is_wanted)]
             if finds_orphans:
                 live = reads.runs(c, ("running",), 10_000)

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 
 from smithers.events import TERMINAL_TYPES, EventRow
 from smithers.store.interface import Step
-from smithers.store.sqlite import reads
-from smithers.store.sqlite.store import SqliteStore
+from smithers.store.sql import reads
+from smithers.store.sql.store import SqlStore
 
 PAGE = 1000
 
@@ -79,7 +79,7 @@ class Hub:
         return subscription, end
 
 
-async def follow(hub: Hub, store: SqliteStore, run_id: str, after: int = -1) -> AsyncIterator[EventRow]:
+async def follow(hub: Hub, store: SqlStore, run_id: str, after: int = -1) -> AsyncIterator[EventRow]:
     """A run's events after a number: stored ones first, then each as it is committed, until the run has ended.
 
     Replay and live are one path (read from the cursor, sleep until there is more), so nothing is lost, doubled or out of

@@ -20,7 +20,7 @@ from smithers.events import attempt_event
 from smithers.graph.plan import LeafKind, LeafNode, LoopNode, Plan, PlanNode
 from smithers.scheduler.states import NodeState
 from smithers.store.interface import AttemptChange, SqlValue
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 if TYPE_CHECKING:
     from smithers.engine.driver import Driver

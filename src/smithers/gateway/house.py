@@ -53,8 +53,8 @@ from smithers.observability.lifecycle import log_event
 from smithers.observability.metrics import Metrics
 from smithers.settings import Settings
 from smithers.store.interface import RunRow
-from smithers.store.sqlite import reads
-from smithers.store.sqlite.crons import TARGET
+from smithers.store.sql import reads
+from smithers.store.sql.crons import TARGET
 
 if TYPE_CHECKING:
     from smithers.observability.telemetry import Telemetry

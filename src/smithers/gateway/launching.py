@@ -27,7 +27,7 @@ from smithers.errors import RunAlreadyExists, RunNotFound, RunOwnerAlive, RunSti
 from smithers.gateway.entries import Entries, Entry
 from smithers.gateway.problems import RpcError
 from smithers.jsons import object_of
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 if TYPE_CHECKING:
     from smithers.components.workflow import SmithersWorkflow

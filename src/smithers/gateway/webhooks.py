@@ -29,8 +29,8 @@ from smithers.gateway.launching import LaunchOptions, Trigger
 from smithers.gateway.metering import UNKNOWN, Meter
 from smithers.gateway.problems import RpcError, rpc_error_of
 from smithers.jsons import list_of, object_of, text_of
-from smithers.store.sqlite import pages, reads, webhooks
-from smithers.store.sqlite.webhooks import Delivery
+from smithers.store.sql import pages, reads, webhooks
+from smithers.store.sql.webhooks import Delivery
 
 if TYPE_CHECKING:
     from smithers.control.hosting import Place

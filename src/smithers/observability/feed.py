@@ -18,11 +18,11 @@ from smithers.errors import RunNotFound, SmithersError
 from smithers.events import TERMINAL_TYPES, EventRow
 from smithers.observability.context import RunInfo, run_info
 from smithers.store.interface import Step
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 if TYPE_CHECKING:
     from smithers.observability.metrics import Metrics
-    from smithers.store.sqlite.store import SqliteStore
+    from smithers.store.sql.store import SqlStore
 
 log = logging.getLogger(__name__)
 PAGE = 1_000
@@ -64,7 +64,7 @@ class EventFeed:
         listeners: each called with every event; must neither block nor raise.
     """
 
-    def __init__(self, store: SqliteStore, hub: Hub, *listeners: Listener) -> None:
+    def __init__(self, store: SqlStore, hub: Hub, *listeners: Listener) -> None:
         self._store = store
         self._hub = hub
         self._listeners = listeners
@@ -160,7 +160,7 @@ class LogCounter:
         store: opens the run's database at the first use.
     """
 
-    def __init__(self, store: Callable[[], SqliteStore], run_id: str, metrics: Metrics) -> None:
+    def __init__(self, store: Callable[[], SqlStore], run_id: str, metrics: Metrics) -> None:
         self._store = store
         self._run_id = run_id
         self._metrics = metrics
@@ -191,12 +191,12 @@ class LogCounter:
                     return
 
 
-def _info(connection: reads.Connection, run_id: str) -> RunInfo:
+def _info(connection: reads.Session, run_id: str) -> RunInfo:
     row = reads.run(connection, run_id)
     return run_info(run_id, row.workflow_name, row.parent_run_id, reads.spec(connection, run_id)[1])
 
 
-def _beginning(connection: reads.Connection, run_id: str, first: int | None) -> int:
+def _beginning(connection: reads.Session, run_id: str, first: int | None) -> int:
     """From which event on a run is told of that was unknown here: from the claim before its first step, or, where a door
     has only written something for it (None), from that."""
     end = reads.run(connection, run_id).next_seq if first is None else first

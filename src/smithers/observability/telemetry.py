@@ -22,12 +22,12 @@ from smithers.observability.metrics import Metrics
 from smithers.observability.redaction import scrub
 from smithers.observability.spans import Span
 from smithers.settings import Settings
-from smithers.store.sqlite import pages
+from smithers.store.sql import pages
 
 if TYPE_CHECKING:
     from smithers.engine.hub import Hub
     from smithers.observability.export import Exporter
-    from smithers.store.sqlite.store import SqliteStore
+    from smithers.store.sql.store import SqlStore
 
 log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def open_telemetry(settings: Settings) -> Telemetry | None:
 class Observation:
     """One engine's runs, observed for the log and for a collector: what a host without metrics of its own has."""
 
-    def __init__(self, telemetry: Telemetry | None, store: SqliteStore, hub: Hub) -> None:
+    def __init__(self, telemetry: Telemetry | None, store: SqlStore, hub: Hub) -> None:
         self._telemetry = telemetry
         self._metrics = Metrics()
         listeners: list[Listener] = [log_event]
@@ -170,6 +170,6 @@ class Observation:
             await asyncio.to_thread(self._telemetry.close)
 
 
-def observe(settings: Settings, store: SqliteStore, hub: Hub) -> Observation:
+def observe(settings: Settings, store: SqlStore, hub: Hub) -> Observation:
     """Observe the runs of a hub, as the settings say. Hosts ask for it if `Settings.is_observed`."""
     return Observation(open_telemetry(settings), store, hub)

@@ -1,4 +1,5 @@
-"""The store: schema, the commit path, reads and the event log. `interface` is what others use; SQL lives in `sqlite/`."""
+"""The store: schema, the commit path, reads and the event log. `interface` is what others use; shared SQL lives in `sql/`,
+what is a database's own in `sqlite/`."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from smithers.errors import StorageError
 
 if TYPE_CHECKING:
-    from smithers.store.sqlite.store import SqliteStore
+    from smithers.store.sql.store import SqlStore
 
 
 def open_store(
@@ -17,7 +18,7 @@ def open_store(
     create: bool = True,
     durability: Literal["full", "normal"] = "full",
     busy_timeout_s: float = 30.0,
-) -> SqliteStore:
+) -> SqlStore:
     """Open the database that `db` names: the path of a SQLite file, or `sqlite:///path`.
 
     Args:
@@ -25,11 +26,12 @@ def open_store(
         durability: `full` survives a power cut at any moment; `normal` may lose the last commits then, never consistency.
         busy_timeout_s: how long to wait for another process's write, in seconds.
     """
-    from smithers.store.sqlite.store import SqliteStore
+    from smithers.store.sql.store import SqlStore
+    from smithers.store.sqlite.database import Database
 
     text = str(db)
     if text.startswith("sqlite:///"):
         text = text.removeprefix("sqlite:///")
     elif "://" in text:
         raise StorageError(f"{text.split('://')[0]!r} databases are not supported; use the path of a SQLite file")
-    return SqliteStore.open(text, create=create, durability=durability, busy_timeout_s=busy_timeout_s)
+    return SqlStore(Database.open(text, create=create, durability=durability, busy_timeout_s=busy_timeout_s), text)

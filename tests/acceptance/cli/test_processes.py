@@ -245,7 +245,7 @@ NOT_FOR_UP = {
     *("cyclopts", "attrs", "attr", "rich", "jsonschema", "pydantic_ai", "httpx2", "http.client", "logging.config"),
     *("anyio", "starlette", "uvicorn", "prometheus_client", "opentelemetry", "multiprocessing", "urllib.request"),
     *("smithers.agents", "smithers.asgi", "smithers.observability", "smithers.server", "smithers.serve"),
-    *("smithers.tools", "smithers.control.hosting", "smithers.control.webhooks", "smithers.store.sqlite.mirror"),
+    *("smithers.tools", "smithers.control.hosting", "smithers.control.webhooks", "smithers.store.sql.mirror"),
     *("smithers.cli.described", "smithers.cli.detaching", "smithers.cli.inspecting", "smithers.cli.listing"),
     *("smithers.cli.gatewaying", "smithers.cli.scheduling", "smithers.gateway", "smithers.client", "websockets"),
 }

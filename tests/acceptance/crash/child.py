@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import apsw
 from tests.acceptance.crash import workflows
 from tests.acceptance.crash.faults import Point, die_at, die_in, say, stop_before, stop_within
 
@@ -22,8 +21,9 @@ from smithers.errors import RunNotFound, SmithersError
 from smithers.settings import Settings
 from smithers.store import open_store
 from smithers.store.interface import RunRow
-from smithers.store.sqlite import reads
-from smithers.store.sqlite.store import SqliteStore
+from smithers.store.sql import reads
+from smithers.store.sql.session import Session
+from smithers.store.sql.store import SqlStore
 
 ACKNOWLEDGED = "acknowledged.txt"
 LAST = ("finished", "failed", "cancelled")
@@ -115,7 +115,7 @@ async def _main(order: Order) -> str:
         store.close()
 
 
-def _prepare_fault(order: Order, store: SqliteStore) -> None:
+def _prepare_fault(order: Order, store: SqlStore) -> None:
     pipe = Path(order.folder) / "entered"
     match Point(order.point or ""), order.stops:
         case point, False:
@@ -169,10 +169,10 @@ def _acknowledge(order: Order, done: list[str]) -> None:
         workflows.append_line(Path(order.folder) / ACKNOWLEDGED, line)
 
 
-async def newest(store: SqliteStore, run_id: str) -> RunRow | None:
+async def newest(store: SqlStore, run_id: str) -> RunRow | None:
     """The run that goes on for `run_id` now: itself, or the one that it was continued as. None if there is none."""
 
-    def query(connection: apsw.Connection) -> RunRow:
+    def query(connection: Session) -> RunRow:
         row = reads.run(connection, run_id)
         while (following := reads.successor(connection, row.run_id)) is not None:
             row = reads.run(connection, following)

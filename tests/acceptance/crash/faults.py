@@ -12,8 +12,9 @@ from typing import TypeVar
 
 import apsw
 
-from smithers.store.sqlite import control
-from smithers.store.sqlite.store import SqliteStore
+from smithers.store.sql import control
+from smithers.store.sql.session import Session
+from smithers.store.sql.store import SqlStore
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ def die_in(seconds: float) -> None:
     timer.start()
 
 
-def stop_before(store: SqliteStore, nth: int, announce: Path) -> None:
+def stop_before(store: SqlStore, nth: int, announce: Path) -> None:
     """Stop this process (SIGSTOP) when it is about to hand in the `nth` write; say so in a pipe first."""
 
     def stop() -> None:
@@ -54,10 +55,12 @@ def stop_before(store: SqliteStore, nth: int, announce: Path) -> None:
     _at(store, nth, stop)
 
 
-def stop_within(store: SqliteStore, nth: int, announce: Path) -> None:
+def stop_within(store: SqlStore, nth: int, announce: Path) -> None:
     """Stop this process inside the transaction of the `nth` write, where it holds SQLite's write lock."""
 
-    def within(connection: apsw.Connection) -> None:
+    def within(session: Session) -> None:
+        connection = _driver(session)
+
         def stop() -> bool:
             connection.set_commit_hook(None)
             say(announce, "stopping")
@@ -69,6 +72,11 @@ def stop_within(store: SqliteStore, nth: int, announce: Path) -> None:
     _at(store, nth, lambda: None, within)
 
 
+def _driver(session: Session) -> apsw.Connection:
+    assert isinstance(session, apsw.Connection)
+    return session
+
+
 def say(pipe: Path, line: str) -> None:
     """Write a line into a named pipe that somebody reads."""
     descriptor = os.open(pipe, os.O_WRONLY)
@@ -76,38 +84,38 @@ def say(pipe: Path, line: str) -> None:
     os.close(descriptor)
 
 
-def die_at(store: SqliteStore, point: Point, nth: int) -> None:
+def die_at(store: SqlStore, point: Point, nth: int) -> None:
     """Die around the `nth` write of this process (from 1): steps, launches, claims, decisions, signals, cancels."""
     match point:
         case Point.BEFORE:
             _at(store, nth, die)
         case Point.WRITTEN:
-            _at(store, nth, lambda: None, lambda connection: connection.set_commit_hook(die))
+            _at(store, nth, lambda: None, lambda session: _driver(session).set_commit_hook(die))
         case Point.COMMITTED:
-            _at(store, nth, lambda: None, lambda connection: connection.set_wal_hook(die_after_commit), die)
+            _at(store, nth, lambda: None, lambda session: _driver(session).set_wal_hook(die_after_commit), die)
         case Point.ANSWERED:
             _at(store, nth, lambda: None, after=die)
 
 
 def _at(
-    store: SqliteStore,
+    store: SqlStore,
     nth: int,
     before: Callable[[], object],
-    within: Callable[[apsw.Connection], object] = lambda _: None,
+    within: Callable[[Session], object] = lambda _: None,
     after: Callable[[], object] = lambda: None,
 ) -> None:
     """Do something around the `nth` write. Heartbeats, which come when they come, are not counted."""
     write = store.awrite
     count = 0
 
-    async def counted(job: Callable[[apsw.Connection], T]) -> T:
+    async def counted(job: Callable[[Session], T]) -> T:
         nonlocal count
         count += 1
         if count != nth:
             return await write(job)
         before()
 
-        def watched(connection: apsw.Connection) -> T:
+        def watched(connection: Session) -> T:
             within(connection)
             return job(connection)
 
@@ -122,7 +130,7 @@ def _at(
     store.heartbeat = heartbeat  # type: ignore[method-assign]
 
 
-def die_after_commit(_connection: apsw.Connection, _database: str, _pages: int) -> int:
+def die_after_commit(_connection: Session, _database: str, _pages: int) -> int:
     """SQLite calls this once a transaction is in the log and its lock is given back."""
     die()
     return 0

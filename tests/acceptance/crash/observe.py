@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import apsw
 from pydantic_core import from_json
 from tests.acceptance.crash.workflows import DATABASE, Execution, executions
 
 from smithers.events import EventRow
 from smithers.store import open_store
 from smithers.store.interface import ApprovalRow, AttemptRow, NodeRow, RunRow, StoredSignal
-from smithers.store.sqlite import reads
-from smithers.store.sqlite.store import SqliteStore
+from smithers.store.sql import reads
+from smithers.store.sql.session import Session
+from smithers.store.sql.store import SqlStore
 
 Key = tuple[str, int]
 
@@ -73,7 +73,7 @@ class Story:
 
 
 @contextmanager
-def opened(folder: Path) -> Generator[SqliteStore]:
+def opened(folder: Path) -> Generator[SqlStore]:
     """The store of a test, for the time of a look."""
     store = open_store(folder / DATABASE, create=False)
     try:
@@ -82,10 +82,10 @@ def opened(folder: Path) -> Generator[SqliteStore]:
         store.close()
 
 
-def read_runs(store: SqliteStore) -> dict[str, StoredRun]:
+def read_runs(store: SqlStore) -> dict[str, StoredRun]:
     """All runs of a database."""
 
-    def query(connection: apsw.Connection) -> dict[str, StoredRun]:
+    def query(connection: Session) -> dict[str, StoredRun]:
         found = dict[str, StoredRun]()
         for row in reads.runs(connection, (), 1000):
             nodes = {(n.node_id, n.iteration): n for n in reads.nodes(connection, row.run_id)}
@@ -103,9 +103,7 @@ def read_runs(store: SqliteStore) -> dict[str, StoredRun]:
     return store.read(query)
 
 
-def _outputs(
-    connection: apsw.Connection, run_id: str, tables: set[str]
-) -> dict[tuple[str, str, int], tuple[object, ...]]:
+def _outputs(connection: Session, run_id: str, tables: set[str]) -> dict[tuple[str, str, int], tuple[object, ...]]:
     found = dict[tuple[str, str, int], tuple[object, ...]]()
     for table in sorted(tables):
         for values in connection.execute(f'SELECT * FROM "{table}" WHERE run_id = ?', (run_id,)):
@@ -116,7 +114,7 @@ def _outputs(
 def check(folder: Path) -> dict[str, StoredRun]:
     """Hold a database to the invariants that hold at every moment. Returns what is in it."""
     with opened(folder) as store:
-        verdict = store.read(lambda c: c.execute("PRAGMA integrity_check").get)
+        verdict = store.read(lambda c: c.execute("PRAGMA integrity_check").fetchall()[0][0])
         assert verdict == "ok", verdict
         runs = read_runs(store)
     for run in runs.values():

@@ -52,13 +52,13 @@ def test_a_full_disk_is_a_typed_error_and_the_run_goes_on_once_there_is_room(zyg
 def test_a_full_database_is_a_typed_error_in_the_process_that_can_go_on_later(tmp_path: Path) -> None:
     store = open_store(tmp_path / DATABASE)
     try:
-        pages = int(str(store.read(lambda c: c.execute("PRAGMA page_count").get)))
-        store.write(lambda c: c.execute("CREATE TABLE t (x)").close())
-        store.write(lambda c: c.execute(f"PRAGMA max_page_count={pages + 10}").close())
+        pages = int(str(store.read(lambda c: c.execute("PRAGMA page_count").fetchall()[0][0])))
+        store.write(lambda c: c.execute("CREATE TABLE t (x)").fetchall())
+        store.write(lambda c: c.execute(f"PRAGMA max_page_count={pages + 10}").fetchall())
         with pytest.raises(StorageFull):
-            store.write(lambda c: c.execute("INSERT INTO t VALUES (zeroblob(1000000))").close())
-        store.write(lambda c: c.execute("PRAGMA max_page_count=100000").close())
-        store.write(lambda c: c.execute("INSERT INTO t VALUES (zeroblob(1000000))").close())
+            store.write(lambda c: c.execute("INSERT INTO t VALUES (zeroblob(1000000))").fetchall())
+        store.write(lambda c: c.execute("PRAGMA max_page_count=100000").fetchall())
+        store.write(lambda c: c.execute("INSERT INTO t VALUES (zeroblob(1000000))").fetchall())
     finally:
         store.close()
 

@@ -19,7 +19,7 @@ from smithers.control.control import Control
 from smithers.engine.engine import Engine
 from smithers.scheduler.states import RunStatus
 from smithers.settings import Settings
-from smithers.store.sqlite.store import SqliteStore
+from smithers.store.sql.store import SqlStore
 
 pytestmark = pytest.mark.crash
 ROUNDS = range(5)
@@ -79,7 +79,7 @@ def test_of_two_that_resume_one_run_one_drives_and_the_other_is_told_who_owns_it
 def test_two_resumes_in_one_process_take_the_run_over_once(zygote: Zygote, tmp_path: Path) -> None:
     assert zygote.run(Order(str(tmp_path), "launch", "slow", point="answered", nth=2)).was_killed
 
-    async def main(store: SqliteStore) -> list[RunStatus]:
+    async def main(store: SqlStore) -> list[RunStatus]:
         engine = Engine(store, Settings(root_dir=tmp_path))
         try:
             handles = await asyncio.gather(*(engine.resume(workflows.RUN, workflows.slow) for _ in range(3)))
@@ -97,7 +97,7 @@ def test_a_decision_of_another_process_wakes_the_one_that_waits(zygote: Zygote, 
     zygote.start(Order(str(tmp_path), "wait", "asking"))
     reins.until_entered()
 
-    async def decide(store: SqliteStore) -> None:
+    async def decide(store: SqlStore) -> None:
         await Control(store).decide(workflows.RUN, approved=True, caller=workflows.PERSON)
 
     with opened(tmp_path) as store:

@@ -10,7 +10,7 @@ from tests.acceptance.crash.child import Order
 from tests.acceptance.crash.observe import Witness, opened
 from tests.acceptance.crash.zygote import Zygote
 
-from smithers.store.sqlite import calls
+from smithers.store.sql import calls
 
 pytestmark = pytest.mark.crash
 

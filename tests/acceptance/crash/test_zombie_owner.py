@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import apsw
 import pytest
 from tests.acceptance.crash import workflows
 from tests.acceptance.crash.child import Order, Role
@@ -22,6 +21,7 @@ from tests.acceptance.crash.zygote import Ending, Zygote
 
 from smithers.control.control import Control
 from smithers.engine.leases import is_owner_dead, new_owner_id
+from smithers.store.sql.session import Session
 
 pytestmark = pytest.mark.crash
 
@@ -71,7 +71,7 @@ class Scene:
     def everything(self) -> dict[str, list[tuple[object, ...]]]:
         """All rows of all tables."""
 
-        def query(c: apsw.Connection) -> dict[str, list[tuple[object, ...]]]:
+        def query(c: Session) -> dict[str, list[tuple[object, ...]]]:
             names = [str(row[0]) for row in c.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             return {name: sorted(map(tuple, c.execute(f'SELECT * FROM "{name}"')), key=repr) for name in names}
 

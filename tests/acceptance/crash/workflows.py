@@ -28,7 +28,7 @@ from smithers.control.control import Control
 from smithers.engine.runtime import task_runtime
 from smithers.errors import AlreadyDecided
 from smithers.store import open_store
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 from smithers.tools import ToolCtx, define_tool
 
 RUN = "book"

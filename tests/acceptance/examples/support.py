@@ -18,7 +18,7 @@ from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.result import RunResult
 from smithers.engine.run import close_engines, shared_engine
 from smithers.store.interface import AttemptRow
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"

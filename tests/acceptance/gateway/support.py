@@ -19,7 +19,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from smithers.gateway.streams.mapping import event_name, event_payload
 from smithers.store import open_store
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 ROOT = Path(__file__).parents[3]
 PATIENCE_S = 20.0

@@ -23,7 +23,7 @@ from smithers import Settings
 from smithers.control.control import Control
 from smithers.gateway.auth.config import TokenAuth
 from smithers.gateway.gateway import Gateway
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -169,11 +169,11 @@ SELECT 1 FROM _smithers_runs AS run WHERE CASE run.status
 """Runs that are about to go on: with a task other than the endless one, or because of what they were just told."""
 
 
-def _are_settled(connection: reads.Connection) -> bool:
+def _are_settled(connection: reads.Session) -> bool:
     return next(iter(connection.execute(_UNDER_WAY)), None) is None
 
 
-def _everything(connection: reads.Connection) -> Stored:
+def _everything(connection: reads.Session) -> Stored:
     found: Stored = {}
     for table in TABLES:
         names = [str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")]

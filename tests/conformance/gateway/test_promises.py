@@ -14,7 +14,7 @@ from tests.conformance.gateway.flows import workflows
 from tests.conformance.gateway.support import House, Json, bearer, eventually, house_of, tokens
 from tests.conformance.gateway.world import World
 
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 
 @pytest.fixture(scope="module")
@@ -201,10 +201,10 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield house
 
 
-def _multiply(connection: reads.Connection, run_id: str, times: int) -> None:
+def _multiply(connection: reads.Session, run_id: str, times: int) -> None:
     for table in ("_smithers_runs", "_smithers_run_specs"):
         names = [str(row[1]) for row in connection.execute(f"PRAGMA table_info({table})")]
-        values = next(connection.execute(f"SELECT * FROM {table} WHERE run_id = ?", (run_id,)))
+        values = connection.execute(f"SELECT * FROM {table} WHERE run_id = ?", (run_id,)).fetchall()[0]
         row = dict(zip(names, values, strict=True))
         marks = ", ".join("?" * len(names))
         for number in range(times):

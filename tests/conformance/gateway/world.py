@@ -10,7 +10,7 @@ from uuid import uuid4
 from tests.conformance.gateway.support import House, Stored, eventually
 
 from smithers.control import library
-from smithers.store.sqlite.library import ScoreDetail, ScoreRow
+from smithers.store.sql.library import ScoreDetail, ScoreRow
 
 Params = dict[str, Any]
 SCORE = "score-1"

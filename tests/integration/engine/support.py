@@ -18,8 +18,8 @@ from smithers.errors import RunNotFound
 from smithers.events import wire_object
 from smithers.store import open_store
 from smithers.store.interface import ApprovalRow, AttemptRow, HumanRow, RunRow
-from smithers.store.sqlite import reads
-from smithers.store.sqlite.store import SqliteStore
+from smithers.store.sql import reads
+from smithers.store.sql.store import SqlStore
 from smithers.testing import VirtualClock
 
 SETTINGS = Settings(durability="normal", sync_threads=8, heartbeat_ms=200)
@@ -60,7 +60,7 @@ class Bench:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.clock = VirtualClock()
-        self.store: SqliteStore = open_store(path, durability="normal")
+        self.store: SqlStore = open_store(path, durability="normal")
         self.engines: list[Engine] = []
         self._engine: Engine | None = None
 

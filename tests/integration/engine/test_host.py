@@ -9,7 +9,7 @@ from smithers import Approval, Context, SmithersWorkflow, Workflow
 from smithers.engine import host as hosts
 from smithers.engine.host import Host
 from smithers.store.interface import RunRow
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +46,7 @@ async def test_dead_owners_are_looked_for_only_when_asked_and_unowned_runs_alway
     looks: list[object] = []
     found = reads.runs
 
-    def runs(connection: reads.Connection, statuses: tuple[str, ...], limit: int) -> list[RunRow]:
+    def runs(connection: reads.Session, statuses: tuple[str, ...], limit: int) -> list[RunRow]:
         looks.append(statuses)
         return found(connection, statuses, limit)
 

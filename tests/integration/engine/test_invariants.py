@@ -32,7 +32,7 @@ from smithers import (
 )
 from smithers.components.context import Context
 from smithers.components.element import Element
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 Spec: TypeAlias = "tuple[str, int, list[Spec]]"
 """(kind, number, children)"""

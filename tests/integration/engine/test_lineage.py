@@ -24,7 +24,7 @@ from smithers import (
 from smithers.control import listing, run_lists
 from smithers.control.control import Control
 from smithers.errors import RunNotActive
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 pytestmark = pytest.mark.anyio
 Ctx = Context[object]

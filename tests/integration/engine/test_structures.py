@@ -29,7 +29,7 @@ from smithers import (
 )
 from smithers.components.context import Context
 from smithers.components.element import Element
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 pytestmark = pytest.mark.anyio
 Ctx = Context[dict[str, object]]

@@ -15,7 +15,7 @@ from smithers.control.caller import Caller
 from smithers.control.control import Control
 from smithers.errors import AlreadyDecided, Forbidden, InvalidInput, LeaseLost, RunNotActive, SmithersError
 from smithers.store.interface import Committed, Step
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 from smithers.tools import bash, read
 from smithers.tools.context import tool_context
 

@@ -9,7 +9,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from apsw import Connection
 from pydantic import BaseModel
 from tests.integration.engine.support import Bench, Out, smithers, within
 
@@ -20,7 +19,8 @@ from smithers.control.control import Control
 from smithers.control.views import tool_call_summary
 from smithers.errors import InvalidInput, LeaseLost, TaskAborted
 from smithers.store.calls import ToolCallRow
-from smithers.store.sqlite import calls
+from smithers.store.sql import calls
+from smithers.store.sql.session import Session
 from smithers.tools import CallStatus, ToolCtx, current_context, define_tool, read, retry_warning, tool_context
 
 pytestmark = pytest.mark.anyio
@@ -114,7 +114,7 @@ async def test_calls_are_numbered_and_told_of_in_the_log_between_start_and_end_o
     assert numbers == list(range(len(numbers)))
 
 
-def _told(connection: Connection) -> list[tuple[object, ...]]:
+def _told(connection: Session) -> list[tuple[object, ...]]:
     """Type, tool, its number and status of the events about a node."""
     found = connection.execute(
         "SELECT type, json_extract(payload, '$.toolName'), json_extract(payload, '$.seq'), "
@@ -188,7 +188,7 @@ async def test_a_call_that_its_owner_did_not_finish_is_unknown_to_the_next_one(b
     control = Control(bench.store)
     assert [call.status for call in await control.tool_calls("r")] == ["started"]
     # as a killed process would: what it does from now on is not written
-    bench.store.write(lambda c: c.execute("UPDATE _smithers_runs SET epoch = epoch + 1").close())
+    bench.store.write(lambda c: c.execute("UPDATE _smithers_runs SET epoch = epoch + 1").fetchall())
     bench.abandon()
     bench.new_engine()
     assert (await bench.resume(workflow, force=True)).status is RunStatus.FINISHED
@@ -214,7 +214,7 @@ async def test_an_owner_that_lost_its_lease_neither_calls_nor_records(bench: Ben
     handle = await bench.start(one(Task("buy", output=Out, retries=0)[work]))
     await within(taken.wait())
     bench.store.write(
-        lambda c: c.execute("UPDATE _smithers_runs SET epoch = epoch + 1, runtime_owner_id = 'x'").close()
+        lambda c: c.execute("UPDATE _smithers_runs SET epoch = epoch + 1, runtime_owner_id = 'x'").fetchall()
     )
     go_on.set()
     with pytest.raises(LeaseLost):

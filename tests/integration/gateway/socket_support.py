@@ -41,9 +41,9 @@ from smithers.gateway.ws.serving import serve_socket
 from smithers.observability.metrics import Metrics
 from smithers.store import open_store
 from smithers.store.interface import NewRun, StatusChange, Step
-from smithers.store.sqlite import control as writes
-from smithers.store.sqlite import reads
-from smithers.store.sqlite.store import SqliteStore
+from smithers.store.sql import control as writes
+from smithers.store.sql import reads
+from smithers.store.sql.store import SqlStore
 
 FAST = Settings(durability="normal", heartbeat_ms=200)
 PATIENCE_S = 20.0
@@ -145,7 +145,7 @@ class MiniGateway:
     told: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
 
     @property
-    def store(self) -> SqliteStore:
+    def store(self) -> SqlStore:
         return self.place.store
 
     async def until(self, is_so: Callable[[], bool]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import apsw
 import pytest
 
 from smithers.control.control import Control
@@ -32,8 +33,8 @@ from smithers.control.crons import (
 from smithers.errors import CronNotFound, InvalidInput, WorkflowLoadFailed
 from smithers.gateway.cron import CronPlace, CronScheduler
 from smithers.store import open_store
-from smithers.store.sqlite import crons
-from smithers.store.sqlite.reads import Connection
+from smithers.store.sql import crons
+from smithers.store.sql.session import Session
 from smithers.testing import VirtualClock
 
 MINUTE = 60_000
@@ -287,7 +288,7 @@ def test_a_row_that_nobody_could_have_stored_here_shows_its_error_and_fires_noth
     asyncio.run(run())
 
 
-def _set_pattern(connection: Connection, pattern: str) -> None:
+def _set_pattern(connection: Session, pattern: str) -> None:
     connection.execute("UPDATE _smithers_cron SET pattern = ?", (pattern,))
 
 
@@ -306,8 +307,9 @@ def test_history_is_bounded(control: Control, clock: VirtualClock) -> None:
 
 
 def test_looking_for_what_is_due_walks_indexes_only(control: Control) -> None:
-    def query(c: Connection) -> list[str]:
+    def query(c: Session) -> list[str]:
         statements = list[str]()
+        assert isinstance(c, apsw.Connection)
 
         def traced(_cursor: object, text: str, _bindings: object) -> bool:
             statements.append(text)

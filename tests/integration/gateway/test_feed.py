@@ -22,7 +22,7 @@ from smithers.events import EventRow
 from smithers.gateway.streams import feed as feed_module
 from smithers.gateway.streams.feed import Feed
 from smithers.store import open_store
-from smithers.store.sqlite import feeds
+from smithers.store.sql import feeds
 
 
 class Told:

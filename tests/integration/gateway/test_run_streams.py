@@ -19,7 +19,7 @@ from smithers.gateway.auth.identity import Identity
 from smithers.gateway.streams import run_streams
 from smithers.gateway.streams.mapping import event_name
 from smithers.gateway.ws import connection as connections
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 STREAM_FRAMES = ("run.event", "run.gap_resync", "run.error")
 

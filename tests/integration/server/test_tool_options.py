@@ -10,7 +10,7 @@ from tests.conformance.http.support import TOKEN, Folder, client_of
 
 from smithers import Settings, SmithersDb, start_server
 from smithers.errors import InvalidInput
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 FAST = Settings(durability="normal", heartbeat_ms=200)
 

@@ -22,7 +22,7 @@ from smithers.control.documents import (
 )
 from smithers.errors import InvalidInput, TicketNotFound
 from smithers.store import open_store
-from smithers.store.sqlite import documents, reads
+from smithers.store.sql import documents, reads
 from smithers.testing import VirtualClock
 
 
@@ -134,7 +134,7 @@ def test_a_page_reads_no_more_than_it_gives(
 ) -> None:
     text, parameters = documents.page_sql(kinds, include_deleted, after)
 
-    def plan(c: reads.Connection) -> list[str]:
+    def plan(c: reads.Session) -> list[str]:
         return [str(row[3]) for row in c.execute("EXPLAIN QUERY PLAN " + text, (*parameters, 10))]
 
     (step,) = control.store.read(plan)

@@ -23,8 +23,8 @@ from smithers.control.library import (
 from smithers.errors import InvalidInput, InvalidRequest, RunNotFound, ScoreNotFound, StorageError
 from smithers.store import open_store
 from smithers.store.interface import NewRun
-from smithers.store.sqlite import control as writes
-from smithers.store.sqlite.library import ScoreDetail, ScoreRow
+from smithers.store.sql import control as writes
+from smithers.store.sql.library import ScoreDetail, ScoreRow
 from smithers.testing import VirtualClock
 
 

@@ -16,7 +16,7 @@ from smithers.control.control import Control
 from smithers.control.node_output import node_output, schema_of
 from smithers.errors import IterationNotFound, MalformedOutputRow, NodeNotFound, PayloadTooLarge, RunNotFound
 from smithers.store import open_store
-from smithers.store.sqlite.store import SqliteStore
+from smithers.store.sql.store import SqlStore
 
 
 class Colour(Enum):
@@ -45,7 +45,7 @@ smithers, outputs = create_smithers({"report": Report, "names": Names})
 
 def run_with(tmp_path: Path, workflow: SmithersWorkflow, check: Callable[[Control], Awaitable[None]]) -> None:
     async def main() -> None:
-        store: SqliteStore = open_store(tmp_path / "t.db", durability="normal")
+        store: SqlStore = open_store(tmp_path / "t.db", durability="normal")
         engine = Engine(store, Settings(durability="normal"))
         handle = await engine.launch(workflow, run_id="r")
         await handle.result

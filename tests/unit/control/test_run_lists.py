@@ -30,12 +30,12 @@ from smithers.control.run_lists import (
 from smithers.errors import AttemptNotFound, RunNotFound
 from smithers.events import EventDraft
 from smithers.store import open_store
-from smithers.store.interface import ApprovalRow, HumanRow, NewRun
-from smithers.store.sqlite import control as writes
-from smithers.store.sqlite import run_pages
-from smithers.store.sqlite import statements as sql
-from smithers.store.sqlite.reads import Connection
-from smithers.store.sqlite.run_pages import RunFilter
+from smithers.store.interface import ApprovalRow, HumanRow, NewRun, SqlValue
+from smithers.store.sql import control as writes
+from smithers.store.sql import run_pages
+from smithers.store.sql import statements as sql
+from smithers.store.sql.run_pages import RunFilter
+from smithers.store.sql.session import Session
 from smithers.testing import VirtualClock
 
 
@@ -53,15 +53,15 @@ def control(tmp_path: Path, clock: VirtualClock) -> Iterator[Control]:
 
 def new_run(run_id: str, at: int = 0, **given: object) -> NewRun:
     fields: dict[str, object] = {"workflow_name": "w", "workflow_path": None, **given}
-    return NewRun(run_id=run_id, workflow_hash=None, input_json="{}", config_json="{}", owner=None, now_ms=at, **fields)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    return NewRun(run_id=run_id, workflow_hash=None, input_json="{}", config_json="{}", owner=None, now_ms=at, **fields)  # type: ignore[arg-type]
 
 
 def launch(control: Control, run_id: str, at: int = 0, **given: object) -> None:
     control.store.write(lambda c: writes.launch(c, new_run(run_id, at, **given)))
 
 
-def execute(control: Control, text: str, *parameters: object) -> None:
-    control.store.write(lambda c: c.execute(text, parameters).fetchall())  # pyright: ignore[reportArgumentType]
+def execute(control: Control, text: str, *parameters: SqlValue) -> None:
+    control.store.write(lambda c: c.execute(text, parameters).fetchall())
 
 
 def append(control: Control, run_id: str, *events: EventDraft) -> None:
@@ -175,12 +175,12 @@ def test_every_filter_finds_what_a_look_at_each_run_finds(
 
     async def pages() -> None:
         given = {"status": status, "workflow_key": key, "parent_run_id": parent, "include_system": system}
-        found = await list_runs(control, limit=limit, offset=offset, registered=registered, **given)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        found = await list_runs(control, limit=limit, offset=offset, registered=registered, **given)  # type: ignore[arg-type]
         assert ids(found) == [run_id for _, run_id in wanted[offset : offset + limit]]
-        both = await list_runs([control, control], limit=limit, offset=offset, registered=registered, **given)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        both = await list_runs([control, control], limit=limit, offset=offset, registered=registered, **given)  # type: ignore[arg-type]
         assert both == found
         if offset < len(wanted):
-            rest = await list_runs(control, cursor=wanted[offset], registered=registered, **given)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+            rest = await list_runs(control, cursor=wanted[offset], registered=registered, **given)  # type: ignore[arg-type]
             assert ids(rest) == [run_id for _, run_id in wanted[offset + 1 :]]
 
     asyncio.run(pages())
@@ -218,9 +218,9 @@ def test_a_page_of_runs_walks_an_index_in_order(control: Control, wanted: RunFil
     assert [plan for plan in plans if "TEMP B-TREE" in plan or (plan.startswith("SCAN") and "INDEX" not in plan)] == []
 
 
-def explained(control: Control, text: str, *parameters: object) -> list[str]:
-    def query(c: Connection) -> list[str]:
-        return [str(row[3]) for row in c.execute(f"EXPLAIN QUERY PLAN {text}", parameters)]  # pyright: ignore[reportArgumentType]
+def explained(control: Control, text: str, *parameters: SqlValue) -> list[str]:
+    def query(c: Session) -> list[str]:
+        return [str(row[3]) for row in c.execute(f"EXPLAIN QUERY PLAN {text}", parameters)]
 
     return control.store.read(query)
 

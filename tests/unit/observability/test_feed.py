@@ -19,7 +19,7 @@ from smithers.observability.feed import EventFeed, LogCounter
 from smithers.observability.metrics import Metrics
 from smithers.settings import Settings
 from smithers.store import open_store
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 ME = Caller("me", scopes=("*",))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from smithers.store.sqlite.doorbell import Doorbell, doorbell_of
+from smithers.store.doorbell import Doorbell, doorbell_of
 
 
 async def _answers(count: int) -> list[object]:

@@ -12,8 +12,8 @@ import pytest
 from smithers.control.control import Control
 from smithers.control.run_lists import list_runs
 from smithers.store import open_store
+from smithers.store.sql.session import Session
 from smithers.store.sqlite.database import Database
-from smithers.store.sqlite.reads import Connection
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_runs_from_before_are_listed_by_age_and_by_their_files_names(
         before = tmp_path / "before"
         shutil.copytree(folder, before, ignore=lambda _, names: [name for name in names if name >= "0004"])
 
-    def launch(c: Connection) -> None:
+    def launch(c: Session) -> None:
         for run_id, at in (("r1", 5), ("r2", 6)):
             c.execute(
                 "INSERT INTO _smithers_runs (run_id, workflow_name, workflow_path, status, created_at_ms) "

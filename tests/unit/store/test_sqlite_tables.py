@@ -13,7 +13,7 @@ from pydantic import BaseModel, create_model
 
 from smithers.errors import IncompatibleSchema
 from smithers.store.columns import TableDef, table_def
-from smithers.store.sqlite.tables import ensure_table, insert_sql, select_sql
+from smithers.store.sql.tables import ensure_table, insert_sql, select_sql
 
 KINDS = """
 CREATE TABLE _smithers_output_schema_columns (

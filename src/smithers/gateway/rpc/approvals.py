@@ -18,7 +18,7 @@ from smithers.gateway.rpc.registry import Area, Params
 from smithers.gateway.rpc.runs import Iteration, NonEmpty, limit_of
 from smithers.jsons import list_of, object_of
 from smithers.store.interface import ApprovalRow
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 area = Area()
 _DECIDED: Final = ("approvals", "runs", "run_events", "nodes")

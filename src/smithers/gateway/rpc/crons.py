@@ -15,7 +15,7 @@ from smithers.gateway.problems import RpcError
 from smithers.gateway.rpc.call import RpcCall
 from smithers.gateway.rpc.registry import Area, Codes, Params
 from smithers.gateway.rpc.runs import NonEmpty
-from smithers.store.sqlite.crons import TARGET, CronRow
+from smithers.store.sql.crons import TARGET, CronRow
 
 area = Area()
 _NO_CRON: Final[Codes] = {CronNotFound: "NOT_FOUND"}

@@ -22,7 +22,7 @@ from smithers.gateway.launching import RUN_ID
 from smithers.gateway.rpc.call import RpcCall
 from smithers.gateway.rpc.registry import Area, Codes, Params
 from smithers.gateway.rpc.runs import MAX_INT, Iteration, NonEmpty, Positive, RunParams
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 area = Area()
 

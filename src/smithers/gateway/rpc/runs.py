@@ -15,7 +15,7 @@ from smithers.gateway.launching import LaunchOptions, Trigger
 from smithers.gateway.problems import RpcError
 from smithers.gateway.rpc.call import RpcCall
 from smithers.gateway.rpc.registry import Area, Codes, Params
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
 
 area = Area()
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 from smithers.errors import SmithersError
 from smithers.events import TERMINAL_TYPES, EventDraft, EventRow
 from smithers.store.interface import Step
-from smithers.store.sqlite import feeds, reads
+from smithers.store.sql import feeds, reads
 
 if TYPE_CHECKING:
     from smithers.control.hosting import Place

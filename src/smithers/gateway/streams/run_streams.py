@@ -26,7 +26,7 @@ from smithers.events import EventRow
 from smithers.gateway.frames import quoted
 from smithers.gateway.problems import API_VERSION, RpcError
 from smithers.gateway.streams.mapping import STATUS_OF, event_name, event_payload
-from smithers.store.sqlite import feeds, reads
+from smithers.store.sql import feeds, reads
 
 if TYPE_CHECKING:
     from smithers.control.hosting import Place
@@ -363,7 +363,7 @@ class RunEventStream:
         self.socket.end_stream(self.stream_id)
 
 
-def _ending(connection: reads.Connection, run_id: str) -> EventRow | None:
+def _ending(connection: reads.Session, run_id: str) -> EventRow | None:
     """The event that a run has ended with, if it has."""
     row = reads.run(connection, run_id)
     if row.status not in ENDED:

@@ -44,6 +44,8 @@ _FORK_ADVICE = "SQLite's locks do not survive that: start the process with 'spaw
 class Database:
     """One SQLite file, open in this process. Made by `Database.open`; every method may be called from any thread."""
 
+    dialect: Literal["sqlite"] = "sqlite"
+
     def __init__(
         self,
         path: Path,

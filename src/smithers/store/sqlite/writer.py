@@ -20,7 +20,7 @@ from typing import TypeAlias, TypeVar, cast
 import apsw
 
 from smithers.errors import StorageBusy, StorageCorrupt, StorageError, StorageFull, StorageReadOnly
-from smithers.store.sqlite.doorbell import Answer, Doorbell, doorbell_of
+from smithers.store.doorbell import Answer, Doorbell, doorbell_of
 
 log = logging.getLogger(__name__)
 

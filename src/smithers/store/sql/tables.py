@@ -5,10 +5,9 @@ What columns a model has is decided in `store/columns.py`.
 
 from __future__ import annotations
 
-import apsw
-
 from smithers.errors import IncompatibleSchema
 from smithers.store.columns import KEY_COLUMNS, Kind, TableDef
+from smithers.store.sql.session import Session
 
 _SQL_TYPES: dict[Kind, str] = {
     "boolean": "INTEGER",
@@ -19,7 +18,7 @@ _SQL_TYPES: dict[Kind, str] = {
 }
 
 
-def ensure_table(connection: apsw.Connection, table: TableDef) -> None:
+def ensure_table(connection: Session, table: TableDef) -> None:
     """Create the table, or add the columns that it lacks. Runs inside a write job; may be called each time.
 
     Columns that the model has no more are left alone.
@@ -67,7 +66,7 @@ def select_sql(table: TableDef) -> str:
     return f"SELECT {names} FROM {_quoted(table.name)}"
 
 
-def _grow(connection: apsw.Connection, table: TableDef, present: dict[str, str]) -> None:
+def _grow(connection: Session, table: TableDef, present: dict[str, str]) -> None:
     if absent := [key for key in KEY_COLUMNS if key not in present]:
         raise IncompatibleSchema(
             f"table {table.name!r} of this database is not an output table: it has no {', '.join(absent)}; "
@@ -90,12 +89,12 @@ def _incompatible(table: TableDef, column: str, stored: str, wanted: str) -> Inc
     )
 
 
-def _recorded_kinds(connection: apsw.Connection, table: str) -> dict[str, str]:
+def _recorded_kinds(connection: Session, table: str) -> dict[str, str]:
     sql = "SELECT column_name, kind FROM _smithers_output_schema_columns WHERE table_name = ?"
     return {str(name): str(kind) for name, kind in connection.execute(sql, (table,))}
 
 
-def _present_types(connection: apsw.Connection, table: str) -> dict[str, str]:
+def _present_types(connection: Session, table: str) -> dict[str, str]:
     """The columns that the table has, with their declared types; empty if there is no such table."""
     return {
         str(name): str(type).upper()

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from apsw import Connection
-
 from smithers.store.interface import ApprovalRow, FrameRow, RunRow, SqlValue
+from smithers.store.sql.session import Session
 
 _RUN = ", ".join(f"r.{name}" for name in RunRow._fields)
 _APPROVAL = ", ".join(f"a.{name}" for name in ApprovalRow._fields)
 
 
-def grown(connection: Connection, seen: Mapping[str, int]) -> list[str]:
+def grown(connection: Session, seen: Mapping[str, int]) -> list[str]:
     """Of runs with the newest event number that is known of each, those whose log has more."""
     found: list[str] = []
     for run_id, cursor in seen.items():
@@ -24,7 +23,7 @@ def grown(connection: Connection, seen: Mapping[str, int]) -> list[str]:
 
 
 def run_page(
-    connection: Connection, *, statuses: tuple[str, ...], workflow: str | None, limit: int
+    connection: Session, *, statuses: tuple[str, ...], workflow: str | None, limit: int
 ) -> list[tuple[RunRow, str]]:
     """Runs with their configuration, newest first; of these statuses and this workflow (its name, or the key that a
     gateway recorded) if given."""
@@ -42,13 +41,13 @@ def run_page(
     return [(RunRow(*row[:-1]), str(row[-1])) for row in rows]
 
 
-def node_counts(connection: Connection, run_id: str) -> dict[str, int]:
+def node_counts(connection: Session, run_id: str) -> dict[str, int]:
     """How many nodes of a run are in which state."""
     rows = connection.execute("SELECT state, count(*) FROM _smithers_nodes WHERE run_id = ? GROUP BY state", (run_id,))
     return {str(state): int(count) for state, count in rows}
 
 
-def newest_frames(connection: Connection, run_id: str, after: int | None, limit: int) -> tuple[list[FrameRow], int]:
+def newest_frames(connection: Session, run_id: str, after: int | None, limit: int) -> tuple[list[FrameRow], int]:
     """The newest frames above a number, oldest first, from the keyframe on that the first of them builds upon; and how
     many of them are asked for."""
     numbers = [
@@ -69,7 +68,7 @@ def newest_frames(connection: Connection, run_id: str, after: int | None, limit:
     return [FrameRow(*row) for row in rows], len(numbers)
 
 
-def frame_rows(connection: Connection, run_id: str, frame_no: int | None) -> list[FrameRow]:
+def frame_rows(connection: Session, run_id: str, frame_no: int | None) -> list[FrameRow]:
     """A frame (the newest for None) with those from the keyframe on that it builds upon, oldest first; empty if there is
     none of this number."""
     if frame_no is None:
@@ -96,7 +95,7 @@ class OpenApproval(NamedTuple):
     run_status: str | None
 
 
-def open_approvals(connection: Connection) -> list[OpenApproval]:
+def open_approvals(connection: Session) -> list[OpenApproval]:
     """Open approvals of runs that have not ended, oldest first."""
     rows = connection.execute(
         f"SELECT {_APPROVAL}, n.label, r.status FROM _smithers_approvals a JOIN _smithers_runs r USING (run_id) "
@@ -107,7 +106,7 @@ def open_approvals(connection: Connection) -> list[OpenApproval]:
     return [OpenApproval(ApprovalRow(*row[:-2]), row[-2], row[-1]) for row in rows]
 
 
-def waiting_for(connection: Connection, signal: str, correlation_id: str | None) -> list[str]:
+def waiting_for(connection: Session, signal: str, correlation_id: str | None) -> list[str]:
     """Runs with a node that waits for a signal of this name and correlation id (None for none)."""
     rows = connection.execute(
         "SELECT DISTINCT n.run_id FROM _smithers_runs r JOIN _smithers_nodes n USING (run_id) "
@@ -120,7 +119,7 @@ def waiting_for(connection: Connection, signal: str, correlation_id: str | None)
     return [str(row[0]) for row in rows]
 
 
-def gauges(connection: Connection) -> dict[str, int]:
+def gauges(connection: Session) -> dict[str, int]:
     """What is going on now: live runs, nodes at work in them, open approvals, pending timers."""
     text = (
         "SELECT (SELECT count(*) FROM _smithers_runs WHERE status = 'running'), "

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-import apsw
-
 from smithers.events import EventRow
 from smithers.store.interface import ApprovalRow, NodeRow, RunRow, SqlValue
-from smithers.store.sqlite import reads
-from smithers.store.sqlite import statements as sql
+from smithers.store.sql import reads
+from smithers.store.sql import statements as sql
+from smithers.store.sql.session import Session
 
 MIRROR_OF = "mirrorOf"
 """Where a mirrored run's configuration names the database that it lives in."""
@@ -28,7 +27,7 @@ class Snapshot(NamedTuple):
     approvals: list[ApprovalRow]
 
 
-def snapshot(connection: apsw.Connection, run_id: str, after: int, limit: int) -> Snapshot:
+def snapshot(connection: Session, run_id: str, after: int, limit: int) -> Snapshot:
     """Read a run in its own database. Raises `RunNotFound`."""
     listed = connection.execute(
         "SELECT workflow_key, listed_as, is_system, started_by_json FROM _smithers_run_specs WHERE run_id = ?",
@@ -44,7 +43,7 @@ def snapshot(connection: apsw.Connection, run_id: str, after: int, limit: int) -
     )
 
 
-def write(connection: apsw.Connection, found: Snapshot, place: str, owner: str) -> None:
+def write(connection: Session, found: Snapshot, place: str, owner: str) -> None:
     """Bring a run's mirror up to date. May be repeated; a run that is at home here is left alone.
 
     Args:
@@ -67,7 +66,7 @@ def write(connection: apsw.Connection, found: Snapshot, place: str, owner: str) 
     connection.executemany(sql.ROWS["approval"], [_approval(run.run_id, approval) for approval in found.approvals])
 
 
-def _write_run(connection: apsw.Connection, found: Snapshot, place: str, owner: str) -> bool:
+def _write_run(connection: Session, found: Snapshot, place: str, owner: str) -> bool:
     """False for a run that is not mirrored from there."""
     run = found.run
     next_seq = found.events[-1].seq + 1 if found.events else 0
@@ -132,7 +131,7 @@ ON CONFLICT (run_id) DO UPDATE SET config_json = excluded.config_json
 _EVENT = sql.EVENT.replace("INSERT INTO", "INSERT OR IGNORE INTO")
 
 
-def place_of(connection: apsw.Connection, run_id: str) -> tuple[bool, str | None]:
+def place_of(connection: Session, run_id: str) -> tuple[bool, str | None]:
     """Whether a run is stored here, and the database that it lives in, if that is another one."""
     row = connection.execute(
         "SELECT json_extract(config_json, '$.mirrorOf') FROM _smithers_run_specs WHERE run_id = ?", (run_id,)
@@ -140,13 +139,13 @@ def place_of(connection: apsw.Connection, run_id: str) -> tuple[bool, str | None
     return row is not None, None if row is None or row[0] is None else str(row[0])
 
 
-def last_seq(connection: apsw.Connection, run_id: str) -> int:
+def last_seq(connection: Session, run_id: str) -> int:
     """The newest event number that is mirrored of a run; -1 for none."""
     row = connection.execute("SELECT max(seq) FROM _smithers_events WHERE run_id = ?", (run_id,)).fetchone()
     return -1 if row is None or row[0] is None else int(row[0])
 
 
-def places(connection: apsw.Connection) -> list[str]:
+def places(connection: Session) -> list[str]:
     """The databases that runs which have not ended are mirrored from."""
     rows = connection.execute(
         "SELECT DISTINCT json_extract(s.config_json, '$.mirrorOf') FROM _smithers_runs r "

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-import apsw
-from apsw import Connection as Connection
-
 from smithers.errors import RunNotFound
 from smithers.events import EventRow
 from smithers.store.columns import TableDef
@@ -25,6 +22,7 @@ from smithers.store.interface import (
     StoredSignal,
     TimerRow,
 )
+from smithers.store.sql.session import Session as Session
 
 _RUN = ", ".join(RunRow._fields)
 _NODE = ", ".join(NodeRow._fields)
@@ -39,7 +37,7 @@ _HUMAN = ", ".join(HumanRow._fields)
 _SIGNAL = ", ".join(StoredSignal._fields)
 
 
-def run(connection: apsw.Connection, run_id: str) -> RunRow:
+def run(connection: Session, run_id: str) -> RunRow:
     """One run. Raises `RunNotFound`."""
     row = connection.execute(f"SELECT {_RUN} FROM _smithers_runs WHERE run_id = ?", (run_id,)).fetchone()
     if row is None:
@@ -47,7 +45,7 @@ def run(connection: apsw.Connection, run_id: str) -> RunRow:
     return RunRow(*row)
 
 
-def spec(connection: apsw.Connection, run_id: str) -> tuple[str, str]:
+def spec(connection: Session, run_id: str) -> tuple[str, str]:
     """A run's input and configuration as JSON text. Raises `RunNotFound`."""
     row = connection.execute(
         "SELECT input_json, config_json FROM _smithers_run_specs WHERE run_id = ?", (run_id,)
@@ -57,19 +55,19 @@ def spec(connection: apsw.Connection, run_id: str) -> tuple[str, str]:
     return str(row[0]), str(row[1])
 
 
-def run_of_key(connection: Connection, key: str) -> str | None:
+def run_of_key(connection: Session, key: str) -> str | None:
     """The run that was launched with an idempotency key, if there is one."""
     row = connection.execute("SELECT run_id FROM _smithers_run_specs WHERE idempotency_key = ?", (key,)).fetchone()
     return None if row is None else str(row[0])
 
 
-def idempotency_key(connection: apsw.Connection, run_id: str) -> str | None:
+def idempotency_key(connection: Session, run_id: str) -> str | None:
     """The key that a run was launched with, if any."""
     row = connection.execute("SELECT idempotency_key FROM _smithers_run_specs WHERE run_id = ?", (run_id,)).fetchone()
     return None if row is None or row[0] is None else str(row[0])
 
 
-def runs(connection: apsw.Connection, statuses: Sequence[str], limit: int, parent: str | None = None) -> list[RunRow]:
+def runs(connection: Session, statuses: Sequence[str], limit: int, parent: str | None = None) -> list[RunRow]:
     """Runs, newest first; of these statuses if any are given, children of `parent` if it is."""
     where, parameters = list[str](), list[SqlValue]()
     if statuses:
@@ -85,13 +83,13 @@ def runs(connection: apsw.Connection, statuses: Sequence[str], limit: int, paren
     return [RunRow(*row) for row in rows]
 
 
-def nodes(connection: apsw.Connection, run_id: str) -> list[NodeRow]:
+def nodes(connection: Session, run_id: str) -> list[NodeRow]:
     """All nodes of a run."""
     rows = connection.execute(f"SELECT {_NODE} FROM _smithers_nodes WHERE run_id = ?", (run_id,))
     return [NodeRow(*row) for row in rows]
 
 
-def attempts(connection: apsw.Connection, run_id: str, node_id: str | None = None) -> list[AttemptRow]:
+def attempts(connection: Session, run_id: str, node_id: str | None = None) -> list[AttemptRow]:
     """Attempts of a run, or of one of its nodes."""
     text, parameters = f"SELECT {_ATTEMPT} FROM _smithers_attempts WHERE run_id = ?", [run_id]
     if node_id is not None:
@@ -99,9 +97,7 @@ def attempts(connection: apsw.Connection, run_id: str, node_id: str | None = Non
     return [AttemptRow(*row) for row in connection.execute(text, parameters)]
 
 
-def events(
-    connection: apsw.Connection, run_id: str, after: int, limit: int, *, node_id: str | None = None
-) -> list[EventRow]:
+def events(connection: Session, run_id: str, after: int, limit: int, *, node_id: str | None = None) -> list[EventRow]:
     """Events with a number above `after`, in order."""
     text, parameters = (
         f"SELECT {_EVENT} FROM _smithers_events WHERE run_id = ? AND seq > ?",
@@ -114,7 +110,7 @@ def events(
     return [EventRow(*row) for row in rows]
 
 
-def log_page(connection: apsw.Connection, run_id: str, after: int, limit: int) -> tuple[str, list[EventRow]]:
+def log_page(connection: Session, run_id: str, after: int, limit: int) -> tuple[str, list[EventRow]]:
     """A run's status, and its events with a number above `after`, in one statement. Raises `RunNotFound`."""
     rows = [*connection.execute(_LOG_PAGE, (after, run_id, limit))]
     if not rows:
@@ -122,7 +118,7 @@ def log_page(connection: apsw.Connection, run_id: str, after: int, limit: int) -
     return str(rows[0][0]), [EventRow(*row[1:]) for row in rows if row[1] is not None]
 
 
-def successor(connection: apsw.Connection, run_id: str) -> str | None:
+def successor(connection: Session, run_id: str) -> str | None:
     """The run that goes on for a continued one, None if it was not continued."""
     row = connection.execute(
         "SELECT json_extract(payload, '$.newRunId') FROM _smithers_events "
@@ -132,12 +128,12 @@ def successor(connection: apsw.Connection, run_id: str) -> str | None:
     return None if row is None else str(row[0])
 
 
-def last_seq(connection: apsw.Connection, run_id: str) -> int:
+def last_seq(connection: Session, run_id: str) -> int:
     """The number of a run's newest event, -1 for none. Raises `RunNotFound`."""
     return run(connection, run_id).next_seq - 1
 
 
-def approval(connection: apsw.Connection, run_id: str, node_id: str, iteration: int) -> ApprovalRow | None:
+def approval(connection: Session, run_id: str, node_id: str, iteration: int) -> ApprovalRow | None:
     """One approval."""
     row = connection.execute(
         f"SELECT {_APPROVAL} FROM _smithers_approvals WHERE run_id = ? AND node_id = ? AND iteration = ?",
@@ -146,7 +142,7 @@ def approval(connection: apsw.Connection, run_id: str, node_id: str, iteration: 
     return None if row is None else ApprovalRow(*row)
 
 
-def approvals(connection: apsw.Connection, run_id: str | None = None, *, only_open: bool = True) -> list[ApprovalRow]:
+def approvals(connection: Session, run_id: str | None = None, *, only_open: bool = True) -> list[ApprovalRow]:
     """Approvals, oldest first; of one run if given."""
     where, parameters = list[str](), list[SqlValue]()
     if run_id is not None:
@@ -159,7 +155,7 @@ def approvals(connection: apsw.Connection, run_id: str | None = None, *, only_op
     return [ApprovalRow(*row) for row in rows]
 
 
-def approval_history(connection: apsw.Connection, workflow: str, node_id: str, limit: int) -> list[ApprovalRow]:
+def approval_history(connection: Session, workflow: str, node_id: str, limit: int) -> list[ApprovalRow]:
     """The newest manual decisions on one node of a workflow, over all runs."""
     rows = connection.execute(
         f"SELECT {_APPROVAL} FROM _smithers_approvals WHERE workflow_name = ? AND node_id = ? "
@@ -170,7 +166,7 @@ def approval_history(connection: apsw.Connection, workflow: str, node_id: str, l
     return [ApprovalRow(*row) for row in rows]
 
 
-def human_request(connection: apsw.Connection, request_id: str) -> HumanRow | None:
+def human_request(connection: Session, request_id: str) -> HumanRow | None:
     """One request to a person."""
     row = connection.execute(
         f"SELECT {_HUMAN} FROM _smithers_human_requests WHERE request_id = ?", (request_id,)
@@ -178,7 +174,7 @@ def human_request(connection: apsw.Connection, request_id: str) -> HumanRow | No
     return None if row is None else HumanRow(*row)
 
 
-def human_requests(connection: apsw.Connection, run_id: str | None = None, *, only_open: bool = True) -> list[HumanRow]:
+def human_requests(connection: Session, run_id: str | None = None, *, only_open: bool = True) -> list[HumanRow]:
     """Requests to people, oldest first; of one run if given."""
     where, parameters = list[str](), list[SqlValue]()
     if run_id is not None:
@@ -191,7 +187,7 @@ def human_requests(connection: apsw.Connection, run_id: str | None = None, *, on
     return [HumanRow(*row) for row in rows]
 
 
-def signals(connection: apsw.Connection, run_id: str, after: int = -1) -> list[StoredSignal]:
+def signals(connection: Session, run_id: str, after: int = -1) -> list[StoredSignal]:
     """Signals of a run above a number, in order."""
     rows = connection.execute(
         f"SELECT {_SIGNAL} FROM _smithers_signals WHERE run_id = ? AND seq > ? ORDER BY seq", (run_id, after)
@@ -199,7 +195,7 @@ def signals(connection: apsw.Connection, run_id: str, after: int = -1) -> list[S
     return [StoredSignal(*row) for row in rows]
 
 
-def timers(connection: apsw.Connection, run_id: str) -> list[TimerRow]:
+def timers(connection: Session, run_id: str) -> list[TimerRow]:
     """What a run waits for by the clock, earliest first."""
     rows = connection.execute(
         "SELECT node_id, iteration, kind, due_at_ms FROM _smithers_timers WHERE run_id = ? ORDER BY due_at_ms",
@@ -208,13 +204,13 @@ def timers(connection: apsw.Connection, run_id: str) -> list[TimerRow]:
     return [TimerRow(*row) for row in rows]
 
 
-def loops(connection: apsw.Connection, run_id: str) -> list[LoopRow]:
+def loops(connection: Session, run_id: str) -> list[LoopRow]:
     """Loop counters of a run."""
     rows = connection.execute("SELECT ralph_id, iteration, done FROM _smithers_ralph WHERE run_id = ?", (run_id,))
     return [LoopRow(*row) for row in rows]
 
 
-def frames(connection: apsw.Connection, run_id: str, after: int = 0, limit: int = 1000) -> list[FrameRow]:
+def frames(connection: Session, run_id: str, after: int = 0, limit: int = 1000) -> list[FrameRow]:
     """Stored frames above a number, in order. Steps that left the tree as it was have none."""
     rows = connection.execute(
         "SELECT frame_no, created_at_ms, encoding, tree, tree_hash, reason FROM _smithers_frames "
@@ -225,7 +221,7 @@ def frames(connection: apsw.Connection, run_id: str, after: int = 0, limit: int 
 
 
 def output(
-    connection: apsw.Connection, table: str, run_id: str, node_id: str, iteration: int | None
+    connection: Session, table: str, run_id: str, node_id: str, iteration: int | None
 ) -> tuple[int, dict[str, SqlValue]] | None:
     """A stored output row with its iteration (the newest if None), as raw columns; None when there is none."""
     columns = [str(row[1]) for row in connection.execute(f'PRAGMA table_info("{table}")')]
@@ -244,7 +240,7 @@ def output(
     return number, {k: v for k, v in found.items() if k not in ("run_id", "node_id", "iteration")}
 
 
-def column_kinds(connection: apsw.Connection, table: str) -> dict[str, str]:
+def column_kinds(connection: Session, table: str) -> dict[str, str]:
     """How an author's columns were encoded, for readers without the models."""
     rows = connection.execute(
         "SELECT column_name, kind FROM _smithers_output_schema_columns WHERE table_name = ?", (table,)
@@ -252,7 +248,7 @@ def column_kinds(connection: apsw.Connection, table: str) -> dict[str, str]:
     return {str(name): str(kind) for name, kind in rows}
 
 
-def wakeups(connection: apsw.Connection, after: int) -> list[tuple[int, str]]:
+def wakeups(connection: Session, after: int) -> list[tuple[int, str]]:
     """Wake-ups above an id: (id, run id)."""
     return [
         (int(i), str(r))
@@ -260,13 +256,13 @@ def wakeups(connection: apsw.Connection, after: int) -> list[tuple[int, str]]:
     ]
 
 
-def last_wakeup(connection: apsw.Connection) -> int:
+def last_wakeup(connection: Session) -> int:
     """The id of the newest wake-up, 0 for none."""
     row = connection.execute("SELECT max(id) FROM _smithers_wakeups").fetchone()
     return int(row[0] or 0) if row is not None else 0
 
 
-def next_due(connection: apsw.Connection) -> int | None:
+def next_due(connection: Session) -> int | None:
     """The earliest moment that any parked run waits for."""
     row = connection.execute(
         "SELECT t.due_at_ms FROM _smithers_timers t JOIN _smithers_runs r USING (run_id) "
@@ -275,7 +271,7 @@ def next_due(connection: apsw.Connection) -> int | None:
     return None if row is None else int(row[0])
 
 
-def due_runs(connection: apsw.Connection, now_ms: int, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
+def due_runs(connection: Session, now_ms: int, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
     """Parked runs whose moment has come: the first so many that are wanted."""
     rows = connection.execute(
         "SELECT DISTINCT t.run_id FROM _smithers_timers t JOIN _smithers_runs r USING (run_id) "
@@ -285,7 +281,7 @@ def due_runs(connection: apsw.Connection, now_ms: int, limit: int, is_wanted: Ca
     return list(islice((run_id for (run_id,) in rows if isinstance(run_id, str) and is_wanted(run_id)), limit))
 
 
-def moved_runs(connection: apsw.Connection, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
+def moved_runs(connection: Session, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
     """Runs without an owner, parked or given up, for which something has arrived since: the first so many that are wanted."""
     rows = connection.execute(
         "SELECT DISTINCT w.run_id FROM _smithers_wakeups w JOIN _smithers_runs r USING (run_id) "
@@ -295,7 +291,7 @@ def moved_runs(connection: apsw.Connection, limit: int, is_wanted: Callable[[str
     return list(islice((run_id for (run_id,) in rows if isinstance(run_id, str) and is_wanted(run_id)), limit))
 
 
-def cache_entry(connection: apsw.Connection, key: str) -> tuple[int, str, str] | None:
+def cache_entry(connection: Session, key: str) -> tuple[int, str, str] | None:
     """A cached result: (created_at_ms, schema signature, payload JSON)."""
     row = connection.execute(
         "SELECT created_at_ms, schema_sig, payload_json FROM _smithers_cache WHERE cache_key = ?", (key,)
@@ -303,7 +299,7 @@ def cache_entry(connection: apsw.Connection, key: str) -> tuple[int, str, str] |
     return None if row is None else (int(row[0]), str(row[1]), str(row[2]))
 
 
-def inbox(connection: apsw.Connection, run_id: str, after_signal: int) -> Inbox:
+def inbox(connection: Session, run_id: str, after_signal: int) -> Inbox:
     """What others have written for a run; decided approvals are given again each time, applying them is idempotent."""
     last = connection.execute("SELECT max(id) FROM _smithers_wakeups WHERE run_id = ?", (run_id,)).fetchone()
     row = run(connection, run_id)
@@ -324,7 +320,7 @@ def inbox(connection: apsw.Connection, run_id: str, after_signal: int) -> Inbox:
     )
 
 
-def load(connection: apsw.Connection, run_id: str, tables: Sequence[tuple[TableDef, str]]) -> LoadedRun:
+def load(connection: Session, run_id: str, tables: Sequence[tuple[TableDef, str]]) -> LoadedRun:
     """Everything that is needed to go on with a run. `tables` with the statement that reads each."""
     row = run(connection, run_id)
     input_json, config_json = spec(connection, run_id)

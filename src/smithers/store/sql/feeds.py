@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from apsw import Connection
-
 from smithers.events import EventRow
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
+from smithers.store.sql.session import Session
 
 _EVENT = ", ".join(EventRow._fields)
 _LIVE = "('running', 'waiting-approval', 'waiting-event', 'waiting-timer', 'waiting-quota', 'paused')"
@@ -53,14 +52,14 @@ class Growth(NamedTuple):
     wakeup: int
 
 
-def live_heads(connection: Connection) -> dict[str, int]:
+def live_heads(connection: Session) -> dict[str, int]:
     """How far the logs of all runs go that have not ended."""
     rows = connection.execute(f"SELECT run_id, next_seq FROM _smithers_runs WHERE status IN {_LIVE}")
     return {str(run_id): int(next_seq) for run_id, next_seq in rows}
 
 
 def growth(
-    connection: Connection,
+    connection: Session,
     *,
     owner: str,
     since_ms: int,
@@ -109,7 +108,7 @@ def growth(
 
 
 def log_pages(
-    connection: Connection, cursors: Mapping[str, int | None], since_ms: int, limit: int
+    connection: Session, cursors: Mapping[str, int | None], since_ms: int, limit: int
 ) -> dict[str, Page | None]:
     """The next part of each log; None for a run that is not there. A cursor of None is the first event since a moment."""
     found: dict[str, Page | None] = {}
@@ -124,7 +123,7 @@ def log_pages(
     return found
 
 
-def last_event(connection: Connection, run_id: str, types: tuple[str, ...]) -> EventRow | None:
+def last_event(connection: Session, run_id: str, types: tuple[str, ...]) -> EventRow | None:
     """A run's newest event of these types."""
     marks = ", ".join("?" for _ in types)
     row = connection.execute(
@@ -134,12 +133,12 @@ def last_event(connection: Connection, run_id: str, types: tuple[str, ...]) -> E
     return None if row is None else EventRow(*row)
 
 
-def _head(connection: Connection, run_id: str) -> Head | None:
+def _head(connection: Session, run_id: str) -> Head | None:
     row = connection.execute("SELECT next_seq, status FROM _smithers_runs WHERE run_id = ?", (run_id,)).fetchone()
     return None if row is None else Head(int(row[0]), row[1] in _TERMINAL)
 
 
-def _first_since(connection: Connection, run_id: str, moment_ms: int) -> int:
+def _first_since(connection: Session, run_id: str, moment_ms: int) -> int:
     row = connection.execute(
         "SELECT seq FROM _smithers_events WHERE run_id = ? AND timestamp_ms < ? ORDER BY seq DESC LIMIT 1",
         (run_id, moment_ms),

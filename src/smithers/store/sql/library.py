@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from apsw import Connection
-
 from smithers.store.interface import SqlValue
+from smithers.store.sql.session import Session
 
 # ── memory facts ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -30,7 +29,7 @@ class FactRow(NamedTuple):
 _FACT = ", ".join(FactRow._fields)
 
 
-def put_fact(connection: Connection, row: FactRow) -> None:
+def put_fact(connection: Session, row: FactRow) -> None:
     """Store a fact, or replace the one with this name but for its creation time."""
     connection.execute(
         f"INSERT INTO _smithers_memory_facts ({_FACT}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -41,7 +40,7 @@ def put_fact(connection: Connection, row: FactRow) -> None:
     )
 
 
-def delete_fact(connection: Connection, namespace: str, key: str) -> bool:
+def delete_fact(connection: Session, namespace: str, key: str) -> bool:
     """Forget a fact. Whether there was one."""
     row = connection.execute(
         "DELETE FROM _smithers_memory_facts WHERE namespace = ? AND key = ? RETURNING 1", (namespace, key)
@@ -49,7 +48,7 @@ def delete_fact(connection: Connection, namespace: str, key: str) -> bool:
     return row is not None
 
 
-def facts(connection: Connection, namespace: str | None, now_ms: int, limit: int) -> list[FactRow]:
+def facts(connection: Session, namespace: str | None, now_ms: int, limit: int) -> list[FactRow]:
     """Facts that hold at a time, by namespace and key."""
     text, parameters = (
         f"SELECT {_FACT} FROM _smithers_memory_facts WHERE (ttl_ms IS NULL OR updated_at_ms + ttl_ms > ?)",
@@ -97,7 +96,7 @@ _SCORE = ", ".join(ScoreRow._fields)
 _DETAIL = ", ".join(ScoreDetail._fields)
 
 
-def put_score(connection: Connection, row: ScoreRow, detail: ScoreDetail) -> None:
+def put_score(connection: Session, row: ScoreRow, detail: ScoreDetail) -> None:
     """Store a score in place of an earlier one by the same scorer of the same attempt."""
     names = [*ScoreRow._fields, *ScoreDetail._fields]
     kept = ("id", "run_id", "node_id", "iteration", "attempt", "scorer_id", "source")
@@ -109,7 +108,7 @@ def put_score(connection: Connection, row: ScoreRow, detail: ScoreDetail) -> Non
     )
 
 
-def scores(connection: Connection, run_id: str, node_id: str | None, limit: int) -> list[ScoreRow]:
+def scores(connection: Session, run_id: str, node_id: str | None, limit: int) -> list[ScoreRow]:
     """Scores of a run, or of one of its nodes, oldest first."""
     text, parameters = f"SELECT {_SCORE} FROM _smithers_scorers WHERE run_id = ?", list[SqlValue]([run_id])
     if node_id is not None:
@@ -131,7 +130,7 @@ class ScoreFilter(NamedTuple):
 
 
 def compared(
-    connection: Connection, run_ids: Sequence[str], wanted: ScoreFilter, *, is_descending: bool, limit: int
+    connection: Session, run_ids: Sequence[str], wanted: ScoreFilter, *, is_descending: bool, limit: int
 ) -> tuple[list[ScoreRow], int]:
     """The first scores of several runs by time, and how many there are."""
     where = [f"run_id IN ({', '.join('?' for _ in run_ids)})"]
@@ -150,7 +149,7 @@ def compared(
     return [ScoreRow(*row) for row in rows], count if isinstance(count, int) else 0
 
 
-def score(connection: Connection, run_id: str, score_id: str) -> tuple[ScoreRow, ScoreDetail] | None:
+def score(connection: Session, run_id: str, score_id: str) -> tuple[ScoreRow, ScoreDetail] | None:
     """One score of a run, with what was scored."""
     rows = list(
         connection.execute(

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-from apsw import Connection
-
 from smithers.store.interface import SqlValue
+from smithers.store.sql.session import Session
 
 TARGET = "gateway:"
 """What the `workflow_path` of a schedule begins with whose workflow a gateway has registered; its key follows."""
@@ -53,7 +52,7 @@ _FIRE = ", ".join(FireRow._fields)
 _F_FIRE = ", ".join(f"f.{name}" for name in FireRow._fields)
 
 
-def put(connection: Connection, row: CronRow) -> CronRow:
+def put(connection: Session, row: CronRow) -> CronRow:
     """Store a schedule, or replace one but for its creation time, its last run and its owner. The row as it is stored."""
     connection.execute(
         f"INSERT INTO _smithers_cron ({_CRON}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
@@ -67,13 +66,13 @@ def put(connection: Connection, row: CronRow) -> CronRow:
     return stored
 
 
-def get(connection: Connection, cron_id: str) -> CronRow | None:
+def get(connection: Session, cron_id: str) -> CronRow | None:
     """One schedule."""
     row = connection.execute(f"SELECT {_CRON} FROM _smithers_cron WHERE cron_id = ?", (cron_id,)).fetchone()
     return None if row is None else CronRow(*row)
 
 
-def crons(connection: Connection, workflow: str | None, limit: int) -> list[CronRow]:
+def crons(connection: Session, workflow: str | None, limit: int) -> list[CronRow]:
     """Schedules, oldest first; of one workflow if given."""
     text, parameters = f"SELECT {_CRON} FROM _smithers_cron", list[SqlValue]()
     if workflow is not None:
@@ -83,7 +82,7 @@ def crons(connection: Connection, workflow: str | None, limit: int) -> list[Cron
     return [CronRow(*row) for row in rows]
 
 
-def delete(connection: Connection, cron_id: str) -> bool:
+def delete(connection: Session, cron_id: str) -> bool:
     """Forget a schedule and when it fired. Whether there was one."""
     connection.execute("DELETE FROM _smithers_cron_fires WHERE cron_id = ?", (cron_id,))
     row = connection.execute("DELETE FROM _smithers_cron WHERE cron_id = ? RETURNING 1", (cron_id,)).fetchone()
@@ -93,7 +92,7 @@ def delete(connection: Connection, cron_id: str) -> bool:
 # ── firing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def due(connection: Connection, workflow: str, now_ms: int, limit: int) -> list[CronRow]:
+def due(connection: Session, workflow: str, now_ms: int, limit: int) -> list[CronRow]:
     """Enabled schedules of a workflow whose moment has come, or is not known; earliest first."""
     rows = connection.execute(
         f"SELECT {_CRON} FROM _smithers_cron WHERE enabled = 1 AND workflow_path = ? "
@@ -103,7 +102,7 @@ def due(connection: Connection, workflow: str, now_ms: int, limit: int) -> list[
     return [CronRow(*row) for row in rows]
 
 
-def next_due(connection: Connection, workflows: Collection[str]) -> int | None:
+def next_due(connection: Session, workflows: Collection[str]) -> int | None:
     """The earliest moment that an enabled schedule of these workflows waits for."""
     found: list[int] = []
     for workflow in workflows:
@@ -117,7 +116,7 @@ def next_due(connection: Connection, workflows: Collection[str]) -> int | None:
 
 
 def move(
-    connection: Connection, row: CronRow, next_ms: int | None, *, last_run_at_ms: int | None, error_json: str | None
+    connection: Session, row: CronRow, next_ms: int | None, *, last_run_at_ms: int | None, error_json: str | None
 ) -> bool:
     """Set what comes next of a schedule that is still as it was read; one without a next moment is disabled. False if it
     is not, because another process was faster or somebody changed it."""
@@ -130,7 +129,7 @@ def move(
     return moved is not None
 
 
-def begin(connection: Connection, cron_id: str, fire_at_ms: int, now_ms: int, outcome: str) -> bool:
+def begin(connection: Session, cron_id: str, fire_at_ms: int, now_ms: int, outcome: str) -> bool:
     """Note a moment of a schedule. False if it was noted before."""
     row = connection.execute(
         f"INSERT INTO _smithers_cron_fires ({_FIRE}) VALUES (?, ?, ?, ?, NULL, NULL) ON CONFLICT DO NOTHING RETURNING 1",
@@ -139,7 +138,7 @@ def begin(connection: Connection, cron_id: str, fire_at_ms: int, now_ms: int, ou
     return row is not None
 
 
-def stale(connection: Connection, workflow: str, before_ms: int) -> bool:
+def stale(connection: Session, workflow: str, before_ms: int) -> bool:
     """Whether `reclaim` would find something."""
     row = connection.execute(
         "SELECT 1 FROM _smithers_cron_fires f CROSS JOIN _smithers_cron c ON c.cron_id = f.cron_id "
@@ -149,9 +148,7 @@ def stale(connection: Connection, workflow: str, before_ms: int) -> bool:
     return row is not None
 
 
-def reclaim(
-    connection: Connection, workflow: str, before_ms: int, now_ms: int, limit: int
-) -> list[tuple[CronRow, int]]:
+def reclaim(connection: Session, workflow: str, before_ms: int, now_ms: int, limit: int) -> list[tuple[CronRow, int]]:
     """Moments of a workflow's schedules that somebody claimed before a time and never settled: claimed again."""
     rows = list(
         connection.execute(
@@ -176,7 +173,7 @@ def reclaim(
 
 
 def settle(
-    connection: Connection, cron_id: str, fire_at_ms: int, outcome: str, run_id: str | None, error_json: str | None
+    connection: Session, cron_id: str, fire_at_ms: int, outcome: str, run_id: str | None, error_json: str | None
 ) -> None:
     """Note what a claimed moment has come to."""
     connection.execute(
@@ -186,7 +183,7 @@ def settle(
 
 
 def record(
-    connection: Connection, cron_id: str, next_ms: int | None, last_run_at_ms: int, fire: FireRow | None
+    connection: Session, cron_id: str, next_ms: int | None, last_run_at_ms: int, fire: FireRow | None
 ) -> CronRow | None:
     """Note a run that somebody started by hand: the last run, what comes next, and no error. None if there is no such
     schedule."""
@@ -202,7 +199,7 @@ def record(
     return None if row is None else CronRow(*row)
 
 
-def fail(connection: Connection, cron_id: str, expected_ms: int | None, retry_ms: int, error_json: str) -> None:
+def fail(connection: Session, cron_id: str, expected_ms: int | None, retry_ms: int, error_json: str) -> None:
     """Have a schedule try again at a moment, and show why; only the error if somebody has changed it meanwhile."""
     connection.execute(
         "UPDATE _smithers_cron SET error_json = ?, "
@@ -211,7 +208,7 @@ def fail(connection: Connection, cron_id: str, expected_ms: int | None, retry_ms
     )
 
 
-def fires(connection: Connection, cron_id: str, limit: int) -> list[FireRow]:
+def fires(connection: Session, cron_id: str, limit: int) -> list[FireRow]:
     """The moments at which a schedule has fired, newest first."""
     rows = connection.execute(
         f"SELECT {_F_FIRE} FROM _smithers_cron_fires f WHERE cron_id = ? ORDER BY fire_at_ms DESC LIMIT ?",
@@ -220,7 +217,7 @@ def fires(connection: Connection, cron_id: str, limit: int) -> list[FireRow]:
     return [FireRow(*row) for row in rows]
 
 
-def trim(connection: Connection, cron_id: str, keep: int) -> None:
+def trim(connection: Session, cron_id: str, keep: int) -> None:
     """Forget all but the newest moments of a schedule that are settled."""
     connection.execute(
         "DELETE FROM _smithers_cron_fires WHERE cron_id = ? AND outcome <> 'claimed' AND fire_at_ms < "

@@ -1,12 +1,9 @@
-"""SqliteStore: the `Store` over one SQLite file. Wires the database, the commit path, control writes and reads together."""
+"""SqlStore: the `Store` over a database of either dialect. Wires the commit path, control writes and reads together."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Literal, TypeVar
-
-import apsw
+from typing import TypeVar
 
 from smithers.events import EventDraft
 from smithers.store.calls import JournalEntry
@@ -22,39 +19,27 @@ from smithers.store.interface import (
     Step,
     StoredSignal,
 )
-from smithers.store.sqlite import calls, control, reads
-from smithers.store.sqlite.commit import write_step
-from smithers.store.sqlite.database import Database
-from smithers.store.sqlite.tables import ensure_table, select_sql
+from smithers.store.sql import calls, control, reads
+from smithers.store.sql.commit import write_step
+from smithers.store.sql.session import Database, Dialect, Session
+from smithers.store.sql.tables import ensure_table, select_sql
 
 T = TypeVar("T")
 
 
-class SqliteStore:
-    """A store in one file. Open it with `smithers.store.open_store`; one instance a process and file."""
+class SqlStore:
+    """A store in one database, of either kind. Open it with `smithers.store.open_store`."""
 
     def __init__(self, database: Database, path: str) -> None:
         self._database = database
         self._known_tables: set[TableDef] = set()
         self.path = path
+        self.dialect: Dialect = database.dialect
         self.write = database.write
         self.awrite = database.awrite
         self.read = database.read
         self.aread = database.aread
         self.watch: Callable[[Callable[[], None]], Callable[[], None]] = database.watch
-
-    @classmethod
-    def open(
-        cls,
-        path: str | Path,
-        *,
-        create: bool = True,
-        durability: Literal["full", "normal"] = "full",
-        busy_timeout_s: float = 30.0,
-    ) -> SqliteStore:
-        """Open the file, making and migrating it as needed. Raises `StoreNotFound` or another `StorageError`."""
-        database = Database.open(path, create=create, durability=durability, busy_timeout_s=busy_timeout_s)
-        return cls(database, str(path))
 
     def close(self) -> None:
         """Give this reference to the database up."""
@@ -66,7 +51,7 @@ class SqliteStore:
         if not missing:
             return
 
-        def job(connection: apsw.Connection) -> None:
+        def job(connection: Session) -> None:
             for table in missing:
                 ensure_table(connection, table)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import apsw
+from smithers.store.sql.session import Session
 
 
 class Delivery(NamedTuple):
@@ -17,7 +17,7 @@ class Delivery(NamedTuple):
     payload_json: str
 
 
-def accept(connection: apsw.Connection, delivery: Delivery, now_ms: int, capacity: int) -> bool:
+def accept(connection: Session, delivery: Delivery, now_ms: int, capacity: int) -> bool:
     """Store a delivery, unless it was accepted before. False when its source has `capacity` undelivered ones already."""
     known = connection.execute(
         "SELECT 1 FROM _smithers_webhook_deliveries WHERE source_id = ? AND dedupe_key = ?", delivery[:2]
@@ -38,7 +38,7 @@ def accept(connection: apsw.Connection, delivery: Delivery, now_ms: int, capacit
     return True
 
 
-def undelivered(connection: apsw.Connection, limit: int) -> list[Delivery]:
+def undelivered(connection: Session, limit: int) -> list[Delivery]:
     """Deliveries that no run was given yet, oldest first."""
     rows = connection.execute(
         "SELECT source_id, dedupe_key, signal_name, correlation_id, payload_json FROM _smithers_webhook_deliveries "
@@ -48,7 +48,7 @@ def undelivered(connection: apsw.Connection, limit: int) -> list[Delivery]:
     return [Delivery(*row) for row in rows]
 
 
-def delivered(connection: apsw.Connection, delivery: Delivery, now_ms: int) -> None:
+def delivered(connection: Session, delivery: Delivery, now_ms: int) -> None:
     """Note that a delivery was handed on."""
     connection.execute(
         "UPDATE _smithers_webhook_deliveries SET delivered_at_ms = ? WHERE source_id = ? AND dedupe_key = ?",
@@ -56,7 +56,7 @@ def delivered(connection: apsw.Connection, delivery: Delivery, now_ms: int) -> N
     )
 
 
-def plan(connection: apsw.Connection, delivery: Delivery, now_ms: int) -> tuple[str, bool]:
+def plan(connection: Session, delivery: Delivery, now_ms: int) -> tuple[str, bool]:
     """Note what is going to be done about a delivery, once. What was noted first, and whether it has been done."""
     connection.execute(
         "INSERT INTO _smithers_webhook_deliveries (source_id, dedupe_key, signal_name, correlation_id, payload_json, "
@@ -70,7 +70,7 @@ def plan(connection: apsw.Connection, delivery: Delivery, now_ms: int) -> tuple[
     return str(row[0]), row[1] is not None
 
 
-def done(connection: apsw.Connection, delivery: Delivery, answer_json: str, now_ms: int) -> None:
+def done(connection: Session, delivery: Delivery, answer_json: str, now_ms: int) -> None:
     """Note that what was planned has been done, and what the sender was answered."""
     connection.execute(
         "UPDATE _smithers_webhook_deliveries SET delivered_at_ms = ?, payload_json = ? "

@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from apsw import Connection
-
 from smithers.store.interface import SqlValue
+from smithers.store.sql.session import Session
 
 
 class DocRow(NamedTuple):
@@ -25,13 +24,13 @@ class DocRow(NamedTuple):
 _DOC = ", ".join(DocRow._fields)
 
 
-def get(connection: Connection, path: str) -> DocRow | None:
+def get(connection: Session, path: str) -> DocRow | None:
     """One document, deleted or not."""
     row = connection.execute(f"SELECT {_DOC} FROM _smithers_docs WHERE path = ?", (path,)).fetchone()
     return None if row is None else DocRow(*row)
 
 
-def put(connection: Connection, row: DocRow) -> None:
+def put(connection: Session, row: DocRow) -> None:
     """Store a document in place of what is stored under its path."""
     connection.execute(
         f"INSERT INTO _smithers_docs ({_DOC}) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET "
@@ -42,7 +41,7 @@ def put(connection: Connection, row: DocRow) -> None:
 
 
 def page(
-    connection: Connection, *, kinds: tuple[str, ...], include_deleted: bool, updated_after_ms: int | None, limit: int
+    connection: Session, *, kinds: tuple[str, ...], include_deleted: bool, updated_after_ms: int | None, limit: int
 ) -> list[DocRow]:
     """Documents, the newest change first, then by path; of all kinds if none is given."""
     text, parameters = page_sql(kinds, include_deleted, updated_after_ms)

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from apsw import Connection
-
 from smithers.errors import RunNotFound
 from smithers.events import EventRow
 from smithers.store.interface import ApprovalRow, AttemptRow, HumanRow, NodeRow, RunRow, SqlValue
+from smithers.store.sql.session import Session
 
 _ATTEMPT = ", ".join(AttemptRow._fields)
 _EVENT = ", ".join(EventRow._fields)
@@ -71,7 +70,7 @@ class RunFilter:
     before: tuple[int, str] | None = None
 
 
-def listed_run(connection: Connection, run_id: str) -> ListedRun:
+def listed_run(connection: Session, run_id: str) -> ListedRun:
     """One run. Raises `RunNotFound`."""
     # Two statements, because SQLite plans a join with parameters anew each time, which takes longer than both of these.
     run = connection.execute(_RUN, (run_id,)).fetchone()
@@ -81,7 +80,7 @@ def listed_run(connection: Connection, run_id: str) -> ListedRun:
     return ListedRun(RunRow(*run), *spec)
 
 
-def run_page(connection: Connection, wanted: RunFilter, limit: int, offset: int = 0) -> list[ListedRun]:
+def run_page(connection: Session, wanted: RunFilter, limit: int, offset: int = 0) -> list[ListedRun]:
     """Runs, newest first."""
     text, parameters = run_page_sql(wanted)
     rows = connection.execute(text, (*parameters, limit, offset))
@@ -155,7 +154,7 @@ def key_is(key: str, registered: Collection[str]) -> tuple[str, list[SqlValue]]:
 # ── one run ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def waiting_node(connection: Connection, run_id: str, state: str) -> tuple[str, int] | None:
+def waiting_node(connection: Session, run_id: str, state: str) -> tuple[str, int] | None:
     """The first node of a run in a state: (id, iteration)."""
     row = connection.execute(
         "SELECT node_id, iteration FROM _smithers_nodes WHERE run_id = ? AND state = ? LIMIT 1", (run_id, state)
@@ -163,7 +162,7 @@ def waiting_node(connection: Connection, run_id: str, state: str) -> tuple[str, 
     return None if row is None else (str(row[0]), int(row[1]))
 
 
-def open_attempt_meta(connection: Connection, run_id: str, node_id: str, iteration: int) -> str | None:
+def open_attempt_meta(connection: Session, run_id: str, node_id: str, iteration: int) -> str | None:
     """What is noted with a node's attempt that is under way."""
     row = connection.execute(
         "SELECT meta_json FROM _smithers_attempts WHERE run_id = ? AND node_id = ? AND iteration = ? "
@@ -173,7 +172,7 @@ def open_attempt_meta(connection: Connection, run_id: str, node_id: str, iterati
     return None if row is None or row[0] is None else str(row[0])
 
 
-def last_payload(connection: Connection, run_id: str, type: str) -> str | None:
+def last_payload(connection: Session, run_id: str, type: str) -> str | None:
     """The payload of a run's newest event of a type; for types that stand near the end of the log."""
     row = connection.execute(
         "SELECT payload FROM _smithers_events WHERE run_id = ? AND type = ? ORDER BY seq DESC LIMIT 1", (run_id, type)
@@ -181,7 +180,7 @@ def last_payload(connection: Connection, run_id: str, type: str) -> str | None:
     return None if row is None or row[0] is None else str(row[0])
 
 
-def child_runs(connection: Connection, run_id: str, limit: int) -> list[str]:
+def child_runs(connection: Session, run_id: str, limit: int) -> list[str]:
     """The runs that a run has started, oldest first."""
     rows = connection.execute(
         "SELECT run_id FROM _smithers_runs WHERE parent_run_id = ? ORDER BY created_at_ms, run_id LIMIT ?",
@@ -190,7 +189,7 @@ def child_runs(connection: Connection, run_id: str, limit: int) -> list[str]:
     return [str(row[0]) for row in rows]
 
 
-def usage_events(connection: Connection, run_id: str) -> list[EventRow]:
+def usage_events(connection: Session, run_id: str) -> list[EventRow]:
     """Every report of used tokens of a run, in order. Walks the run's log: an index would slow every event down."""
     rows = connection.execute(
         f"SELECT {_EVENT} FROM _smithers_events WHERE run_id = ? AND type = 'TokenUsageReported' ORDER BY seq",
@@ -199,7 +198,7 @@ def usage_events(connection: Connection, run_id: str) -> list[EventRow]:
     return [EventRow(*row) for row in rows]
 
 
-def newest_events(connection: Connection, run_id: str, after: int, limit: int, node_id: str) -> list[EventRow]:
+def newest_events(connection: Session, run_id: str, after: int, limit: int, node_id: str) -> list[EventRow]:
     """The newest events above a number that name a node, in order."""
     rows = connection.execute(
         f"SELECT {_EVENT} FROM _smithers_events WHERE run_id = ? AND seq > ? AND node_id = ? ORDER BY seq DESC LIMIT ?",
@@ -221,7 +220,7 @@ class NodeTimes(NamedTuple):
     finished_at_ms: int | None
 
 
-def node_times(connection: Connection, run_id: str) -> list[NodeTimes]:
+def node_times(connection: Session, run_id: str) -> list[NodeTimes]:
     """All nodes of a run, by id and iteration."""
     rows = connection.execute(
         "SELECT n.node_id, n.iteration, n.state, n.last_attempt, n.updated_at_ms, n.label, a.started_at_ms, "
@@ -233,7 +232,7 @@ def node_times(connection: Connection, run_id: str) -> list[NodeTimes]:
     return [NodeTimes(*row) for row in rows]
 
 
-def node_row(connection: Connection, run_id: str, node_id: str, iteration: int) -> NodeRow | None:
+def node_row(connection: Session, run_id: str, node_id: str, iteration: int) -> NodeRow | None:
     """One node."""
     row = connection.execute(
         f"SELECT {_NODE} FROM _smithers_nodes WHERE run_id = ? AND node_id = ? AND iteration = ?",
@@ -242,7 +241,7 @@ def node_row(connection: Connection, run_id: str, node_id: str, iteration: int) 
     return None if row is None else NodeRow(*row)
 
 
-def has_node(connection: Connection, run_id: str, node_id: str) -> bool:
+def has_node(connection: Session, run_id: str, node_id: str) -> bool:
     """Whether a run has a node, in whichever iteration."""
     row = connection.execute(
         "SELECT 1 FROM _smithers_nodes WHERE run_id = ? AND node_id = ? LIMIT 1", (run_id, node_id)
@@ -250,7 +249,7 @@ def has_node(connection: Connection, run_id: str, node_id: str) -> bool:
     return row is not None
 
 
-def attempts_of_run(connection: Connection, run_id: str) -> list[AttemptRow]:
+def attempts_of_run(connection: Session, run_id: str) -> list[AttemptRow]:
     """All attempts of a run, by the time that they were started."""
     rows = connection.execute(
         f"SELECT {_ATTEMPT} FROM _smithers_attempts WHERE run_id = ? ORDER BY started_at_ms, node_id, iteration, attempt",
@@ -260,7 +259,7 @@ def attempts_of_run(connection: Connection, run_id: str) -> list[AttemptRow]:
 
 
 def attempts_of_node(
-    connection: Connection, run_id: str, node_id: str, iteration: int, attempt: int | None = None, limit: int = 10_000
+    connection: Session, run_id: str, node_id: str, iteration: int, attempt: int | None = None, limit: int = 10_000
 ) -> list[AttemptRow]:
     """Attempts of one iteration of a node, newest first; only the one with a number if it is given."""
     text, parameters = (
@@ -287,7 +286,7 @@ class Pending(NamedTuple):
     listed_as: str
 
 
-def pending(connection: Connection, wanted: RunFilter, run_id: str | None, limit: int) -> list[Pending]:
+def pending(connection: Session, wanted: RunFilter, run_id: str | None, limit: int) -> list[Pending]:
     """Open approvals and human tasks of runs that have not ended, oldest first."""
     found: list[Pending] = []
     for kind in (ApprovalRow, HumanRow):
@@ -333,7 +332,7 @@ def pending_sql(
 # ── the schema ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def schema(connection: Connection) -> tuple[str, dict[str, str]]:
+def schema(connection: Session) -> tuple[str, dict[str, str]]:
     """The newest migration's id, and a hash of each table's definition with its indexes."""
     newest = connection.execute("SELECT max(id) FROM _smithers_schema_migrations").fetchone()
     parts: dict[str, list[str]] = {}

@@ -9,19 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-import apsw
-
 from smithers.errors import AlreadyDecided, InvalidInput, NodeNotFound, RunAlreadyExists, RunNotActive, RunNotFound
 from smithers.events import EventDraft
 from smithers.store.interface import TIMED_OUT, ApprovalRow, HumanRow, NewRun, RunRow, SqlValue, Step, StoredSignal
-from smithers.store.sqlite import lineage, reads
-from smithers.store.sqlite import statements as sql
+from smithers.store.sql import lineage, reads
+from smithers.store.sql import statements as sql
+from smithers.store.sql.session import Session
 
 TERMINAL = ("finished", "failed", "cancelled", "continued")
 
 
 def launch(
-    connection: apsw.Connection, run: NewRun, *, heir_of: str | None = None, first_step: Step | None = None
+    connection: Session, run: NewRun, *, heir_of: str | None = None, first_step: Step | None = None
 ) -> tuple[str, bool]:
     """Store a new run, unless its idempotency key names one that is there. Raises `RunAlreadyExists`.
 
@@ -84,7 +83,7 @@ def launch(
     return run.run_id, True
 
 
-def _pause_of(connection: apsw.Connection, run_id: str | None) -> SqlValue:
+def _pause_of(connection: Session, run_id: str | None) -> SqlValue:
     """Since when a run is asked to pause: so are those that it launches meanwhile, and who goes on for it."""
     row = connection.execute(
         "SELECT pause_requested_at_ms FROM _smithers_runs WHERE run_id = ? AND status IN ('running', 'continued')",
@@ -94,7 +93,7 @@ def _pause_of(connection: apsw.Connection, run_id: str | None) -> SqlValue:
 
 
 def claim(
-    connection: apsw.Connection,
+    connection: Session,
     run_id: str,
     owner: str,
     now_ms: int,
@@ -124,7 +123,7 @@ def claim(
     return int(row[0])
 
 
-def heartbeat(connection: apsw.Connection, owner: str, now_ms: int) -> set[str]:
+def heartbeat(connection: Session, owner: str, now_ms: int) -> set[str]:
     """Mark all runs of an owner as alive, in one statement."""
     rows = connection.execute(
         "UPDATE _smithers_runs SET heartbeat_at_ms = ? WHERE runtime_owner_id = ? AND status = 'running' RETURNING run_id",
@@ -133,7 +132,7 @@ def heartbeat(connection: apsw.Connection, owner: str, now_ms: int) -> set[str]:
     return {str(row[0]) for row in rows}
 
 
-def release(connection: apsw.Connection, run_id: str, owner: str) -> None:
+def release(connection: Session, run_id: str, owner: str) -> None:
     """Give a run up, so that anybody may claim it; nothing if the owner does not hold it."""
     connection.execute(
         "UPDATE _smithers_runs SET runtime_owner_id = NULL WHERE run_id = ? AND runtime_owner_id = ?", (run_id, owner)
@@ -141,7 +140,7 @@ def release(connection: apsw.Connection, run_id: str, owner: str) -> None:
 
 
 def expire(
-    connection: apsw.Connection, run_id: str, keys: Sequence[tuple[str, int]], now_ms: int, fence: tuple[str, int]
+    connection: Session, run_id: str, keys: Sequence[tuple[str, int]], now_ms: int, fence: tuple[str, int]
 ) -> bool:
     """Close approvals and questions that nobody answered in time. False if one of them was answered after all.
 
@@ -152,22 +151,21 @@ def expire(
         return True  # the owner's next commit finds out
     all_closed = True
     for node_id, iteration in keys:
-        connection.execute(
+        approvals = connection.execute(
             "UPDATE _smithers_approvals SET status = 'denied', decided_at_ms = ?, decided_by = ? "
-            "WHERE run_id = ? AND node_id = ? AND iteration = ? AND status = 'requested'",
+            "WHERE run_id = ? AND node_id = ? AND iteration = ? AND status = 'requested' RETURNING 1",
             (now_ms, TIMED_OUT, run_id, node_id, iteration),
-        )
-        closed = connection.changes()
-        connection.execute(
+        ).fetchall()
+        humans = connection.execute(
             "UPDATE _smithers_human_requests SET status = 'expired' "
-            "WHERE run_id = ? AND node_id = ? AND iteration = ? AND status = 'pending'",
+            "WHERE run_id = ? AND node_id = ? AND iteration = ? AND status = 'pending' RETURNING 1",
             (run_id, node_id, iteration),
-        )
-        all_closed = all_closed and closed + connection.changes() > 0
+        ).fetchall()
+        all_closed = all_closed and bool(approvals or humans)
     return all_closed
 
 
-def finalize_cancel(connection: apsw.Connection, run_id: str, now_ms: int, fence: tuple[str, int] | None) -> bool:
+def finalize_cancel(connection: Session, run_id: str, now_ms: int, fence: tuple[str, int] | None) -> bool:
     """End a run as cancelled: its open nodes, attempts, approvals, requests and timers with it.
 
     Works from what is stored, so that it is right whatever the owner had in mind. With a fence only under it, without
@@ -232,7 +230,7 @@ def _int(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def append_events(connection: apsw.Connection, run_id: str, now_ms: int, events: Sequence[EventDraft]) -> int:
+def append_events(connection: Session, run_id: str, now_ms: int, events: Sequence[EventDraft]) -> int:
     """Append to a run's log from outside a step. Returns the first number given."""
     row = connection.execute(
         "UPDATE _smithers_runs SET next_seq = next_seq + ? WHERE run_id = ? RETURNING next_seq, frame_no",
@@ -247,7 +245,7 @@ def append_events(connection: apsw.Connection, run_id: str, now_ms: int, events:
 
 
 def decide(
-    connection: apsw.Connection,
+    connection: Session,
     run_id: str,
     node_id: str,
     iteration: int,
@@ -286,7 +284,7 @@ def decide(
 
 
 def answer(
-    connection: apsw.Connection,
+    connection: Session,
     request_id: str,
     now_ms: int,
     judge: Callable[[HumanRow], tuple[str, str | None]],
@@ -312,7 +310,7 @@ def answer(
 
 
 def signal(
-    connection: apsw.Connection,
+    connection: Session,
     run_id: str,
     name: str,
     correlation_id: str | None,
@@ -346,7 +344,7 @@ def signal(
 
 
 def _put(
-    connection: apsw.Connection,
+    connection: Session,
     run_id: str,
     name: str,
     correlation_id: str | None,
@@ -372,7 +370,7 @@ def _put(
     return StoredSignal(seq, name, correlation_id, payload_json, now_ms, received_by)
 
 
-def request_cancel(connection: apsw.Connection, run_id: str, now_ms: int, source: str) -> RunRow:
+def request_cancel(connection: Session, run_id: str, now_ms: int, source: str) -> RunRow:
     """Ask for a run to be cancelled; the owner, or who claims it, does it. Raises `RunNotFound` or `RunNotActive`."""
     row = require_active(connection, run_id)
     connection.execute(
@@ -384,7 +382,7 @@ def request_cancel(connection: apsw.Connection, run_id: str, now_ms: int, source
     return row
 
 
-def request_pause(connection: apsw.Connection, run_id: str, now_ms: int) -> RunRow:
+def request_pause(connection: Session, run_id: str, now_ms: int) -> RunRow:
     """Ask a live run and the runs of its subflows to drain and pause; paused ones are left alone.
 
     A parked run is paused at once, if a run below it works, and so is a parked one below. Raises `RunNotFound` or
@@ -410,7 +408,7 @@ def request_pause(connection: apsw.Connection, run_id: str, now_ms: int) -> RunR
     return row
 
 
-def require_active(connection: apsw.Connection, run_id: str) -> RunRow:
+def require_active(connection: Session, run_id: str) -> RunRow:
     """The run, if it has not ended. Raises `RunNotFound` or `RunNotActive`."""
     row = reads.run(connection, run_id)
     if row.status in TERMINAL:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from apsw import Connection
-
 from smithers.errors import LeaseLost, RunNotFound
 from smithers.store.calls import CallEnd, JournalEntry, ToolCallRow
 from smithers.store.interface import CancelRequested, SqlValue
-from smithers.store.sqlite import statements as sql
+from smithers.store.sql import statements as sql
+from smithers.store.sql.session import Session
 
 _COLUMNS = ", ".join(ToolCallRow._fields)
 
@@ -30,7 +29,7 @@ WHERE call_token = ? AND status = 'started'
 """
 
 
-def write(connection: Connection, entry: JournalEntry) -> None:
+def write(connection: Session, entry: JournalEntry) -> None:
     """Write an entry. The end of a call is written once, the first that arrives.
 
     Raises:
@@ -51,7 +50,7 @@ def write(connection: Connection, entry: JournalEntry) -> None:
     connection.execute(sql.EVENT, (entry.run_id, next_seq - 1, entry.now_ms, frame, *entry.event))
 
 
-def _refusal(connection: Connection, entry: JournalEntry) -> Exception:
+def _refusal(connection: Session, entry: JournalEntry) -> Exception:
     row = connection.execute(
         "SELECT runtime_owner_id, epoch, status FROM _smithers_runs WHERE run_id = ?", (entry.run_id,)
     ).fetchone()
@@ -67,7 +66,7 @@ def _refusal(connection: Connection, entry: JournalEntry) -> Exception:
 
 
 def tool_calls(
-    connection: Connection,
+    connection: Session,
     run_id: str,
     node_id: str | None = None,
     iteration: int | None = None,
@@ -87,7 +86,7 @@ def tool_calls(
 
 
 def risky_calls(
-    connection: Connection, run_id: str, node_id: str, iteration: int, before_attempt: int
+    connection: Session, run_id: str, node_id: str, iteration: int, before_attempt: int
 ) -> list[ToolCallRow]:
     """What attempts before that one have called and may not be repeated blindly, in order."""
     rows = connection.execute(

@@ -5,10 +5,9 @@ Runs that merely name another as their parent are not of its lineage: nobody wai
 
 from __future__ import annotations
 
-import apsw
-
 from smithers.store.interface import ApprovalRow, HumanRow, RunRow
-from smithers.store.sqlite import reads
+from smithers.store.sql import reads
+from smithers.store.sql.session import Session
 
 MAX_CHILDREN = 10_000
 ENDED = ("finished", "failed", "cancelled")
@@ -19,7 +18,7 @@ def is_child(run_id: str, parent_run_id: str | None) -> bool:
     return parent_run_id is not None and run_id.startswith(f"{parent_run_id}:child:")
 
 
-def descendants(connection: apsw.Connection, run_id: str) -> list[RunRow]:
+def descendants(connection: Session, run_id: str) -> list[RunRow]:
     """The runs below a run that have not ended; parents before their children."""
     found: list[RunRow] = []
     todo = [reads.run(connection, run_id)]
@@ -34,7 +33,7 @@ def descendants(connection: apsw.Connection, run_id: str) -> list[RunRow]:
     return found
 
 
-def asked(connection: apsw.Connection, run_id: str) -> list[ApprovalRow | HumanRow]:
+def asked(connection: Session, run_id: str) -> list[ApprovalRow | HumanRow]:
     """What people are asked and have not answered: by the run itself, else by the runs below it. Oldest first."""
     found = _asked_by(connection, run_id)
     if not found:
@@ -43,5 +42,5 @@ def asked(connection: apsw.Connection, run_id: str) -> list[ApprovalRow | HumanR
     return sorted(found, key=lambda row: row.requested_at_ms)
 
 
-def _asked_by(connection: apsw.Connection, run_id: str) -> list[ApprovalRow | HumanRow]:
+def _asked_by(connection: Session, run_id: str) -> list[ApprovalRow | HumanRow]:
     return [*reads.approvals(connection, run_id), *reads.human_requests(connection, run_id)]

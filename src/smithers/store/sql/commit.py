@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import apsw
-
 from smithers.errors import LeaseLost, RunNotFound
 from smithers.store.columns import TableDef
 from smithers.store.interface import CancelRequested, Committed, LaunchedBefore, NewRun, NewWakeup, SqlValue, Step
-from smithers.store.sqlite import control
-from smithers.store.sqlite import statements as sql
-from smithers.store.sqlite.tables import insert_sql
+from smithers.store.sql import control
+from smithers.store.sql import statements as sql
+from smithers.store.sql.session import Executor, Session
+from smithers.store.sql.tables import insert_sql
 
 insert_statement = lru_cache(maxsize=4096)(insert_sql)
 EVENT_COLUMNS = 8
 
 
-def write_step(connection: apsw.Connection, step: Step) -> Committed:
+def write_step(connection: Session, step: Step) -> Committed:
     """Write a step. Raises `LeaseLost`, `CancelRequested`, `NewWakeup` or `LaunchedBefore` when it may not be written."""
     run_id, now, frame, launch = step.run_id, step.now_ms, step.frame_no, step.launch
     cursor = connection.cursor()  # one for all: each is a new object that the connection keeps track of
@@ -78,15 +77,13 @@ def write_step(connection: apsw.Connection, step: Step) -> Committed:
     return Committed(first_seq, first_output, is_pausing)
 
 
-def _launch(connection: apsw.Connection, launch: NewRun, first_step: Step | None) -> None:
+def _launch(connection: Session, launch: NewRun, first_step: Step | None) -> None:
     run_id, is_new = control.launch(connection, launch, first_step=first_step)
     if not is_new:
         raise LaunchedBefore(run_id)
 
 
-def _pass_fence(
-    connection: apsw.Connection, cursor: apsw.Cursor, step: Step
-) -> tuple[int, int, int | None, str | None]:
+def _pass_fence(connection: Session, cursor: Executor, step: Step) -> tuple[int, int, int | None, str | None]:
     """Take the step's numbers, and give the run up if this is its last step here: the next event and output numbers,
     since when a pause is asked for, the parent run."""
     numbers = (len(step.events), len(step.outputs), step.frame_no)
@@ -110,14 +107,14 @@ def _pass_fence(
     return next_seq, next_output, pause, parent
 
 
-def _write_events(cursor: apsw.Cursor, values: list[SqlValue]) -> None:
+def _write_events(cursor: Executor, values: list[SqlValue]) -> None:
     """Store events, given as the columns of one after the other."""
     for at in range(0, len(values), sql.MAX_EVENTS * EVENT_COLUMNS):
         some = values[at : at + sql.MAX_EVENTS * EVENT_COLUMNS]
         cursor.execute(sql.events_sql(len(some) // EVENT_COLUMNS), some)
 
 
-def _write_outputs(cursor: apsw.Cursor, step: Step) -> None:
+def _write_outputs(cursor: Executor, step: Step) -> None:
     by_table: dict[TableDef, list[tuple[SqlValue, ...]]] = {}
     for table, node_id, iteration, values in step.outputs:
         by_table.setdefault(table, []).append((step.run_id, node_id, iteration, *values))
@@ -125,7 +122,7 @@ def _write_outputs(cursor: apsw.Cursor, step: Step) -> None:
         cursor.executemany(insert_statement(table), rows)
 
 
-def _tidy_wakeups(cursor: apsw.Cursor, step: Step, *, has_parent: bool) -> None:
+def _tidy_wakeups(cursor: Executor, step: Step, *, has_parent: bool) -> None:
     """The run is given up: what it has seen need not wake anybody, and who waits for its end is woken."""
     assert step.status is not None
     is_terminal = step.status.is_terminal
@@ -135,7 +132,7 @@ def _tidy_wakeups(cursor: apsw.Cursor, step: Step, *, has_parent: bool) -> None:
         cursor.execute(sql.WAKE_PARENT, (step.run_id,))
 
 
-def _refusal(connection: apsw.Connection, step: Step) -> Exception:
+def _refusal(connection: Session, step: Step) -> Exception:
     row = connection.execute(
         "SELECT runtime_owner_id, epoch, status, cancel_requested_at_ms FROM _smithers_runs WHERE run_id = ?",
         (step.run_id,),
