@@ -14,7 +14,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
 from smithers.components.workflow import SmithersWorkflow
 from smithers.control.control import Control
@@ -35,6 +34,7 @@ from smithers.errors import (
     SmithersError,
     StoreNotFound,
 )
+from smithers.ids import new_id
 from smithers.settings import Settings
 from smithers.store import open_store
 from smithers.store.interface import RunRow
@@ -225,7 +225,7 @@ class Hosting:
         Raises:
             InvalidInput, WorkflowLoadFailed, RunAlreadyExists.
         """
-        run_id = str(uuid4()) if run_id is None else checked_run_id(run_id)
+        run_id = new_id() if run_id is None else checked_run_id(run_id)
         file = self.files.find(path)
         workflow, _ = await self.files.load(file)
         place = await self.place(workflow.db)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import sys
 import time
 from dataclasses import dataclass
 from functools import lru_cache
@@ -49,17 +50,19 @@ class WorkflowFiles:
         """The file that a path names. Raises `InvalidInput` (`WORKFLOW_PATH_OUTSIDE_ROOT`) or `WorkflowLoadFailed`."""
         if "\0" in path:
             raise InvalidInput("workflowPath holds a NUL character")
-        file = os.path.realpath(path if self.root is None else self.root / path)
+        named = path if self.root is None else os.path.join(self.root, path)  # noqa: PTH118 - half the cost of a Path's
+        file, is_file = _resolved(named)
         if self.root is not None and not file.startswith(str(self.root).rstrip(os.sep) + os.sep):
             raise InvalidInput(
                 "workflowPath is outside the root folder", {"workflowPath": path}, code="WORKFLOW_PATH_OUTSIDE_ROOT"
             )
-        try:
-            is_file = stat.S_ISREG(Path(file).stat().st_mode)
-        except (FileNotFoundError, NotADirectoryError):
-            is_file = False
-        except OSError as error:  # a name that is too long, links in a circle
-            raise InvalidInput("workflowPath is not a usable path", {"workflowPath": path}) from error
+        if is_file is None:
+            try:
+                is_file = stat.S_ISREG(Path(file).stat().st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                is_file = False
+            except OSError as error:  # a name that is too long, links in a circle
+                raise InvalidInput("workflowPath is not a usable path", {"workflowPath": path}) from error
         if not is_file:
             raise WorkflowLoadFailed("there is no workflow file at workflowPath", {"workflowPath": path})
         return Path(file)
@@ -92,6 +95,25 @@ class WorkflowFiles:
                     if len(self._loaded) > MAX_KEPT:
                         del self._loaded[next(iter(self._loaded))]
         return found.workflow, found.hash
+
+
+def _resolved(path: str) -> tuple[str, bool | None]:
+    """A path with its links resolved, and whether it is a plain file; None where that is still to be found out.
+
+    On Linux the kernel resolves it in one go, where Python would ask for each of the folders above.
+    """
+    if sys.platform == "linux":
+        try:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return os.path.realpath(path), None
+        try:
+            return os.readlink(f"/proc/self/fd/{descriptor}"), stat.S_ISREG(os.fstat(descriptor).st_mode)  # noqa: PTH115
+        except OSError:  # without /proc
+            pass
+        finally:
+            os.close(descriptor)
+    return os.path.realpath(path), None
 
 
 def _load(file: Path, before: _Loaded | None) -> _Loaded:
