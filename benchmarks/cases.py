@@ -179,6 +179,24 @@ CASES = (
         prepare="engine:prepare_resume",
     ),
     _alone(
+        "travel-frames",
+        "state at a frame of a chain",
+        "travel:frames",
+        10_000,
+        Figure("early_ms", "ms, frame 10", at_most(20, "ms")),
+        Figure("late_ms", "ms, frame 10,000", at_most(20, "ms")),
+        prepare="travel:prepare",
+    ),
+    _alone(
+        "travel-changes",
+        "rewind of a chain to frame 10, fork of its end",
+        "travel:changes",
+        10_000,
+        Figure("rewind_ms", "ms, rewind", at_most(300, "ms")),
+        Figure("fork_ms", "ms, fork", at_most(500, "ms")),
+        prepare="travel:prepare",
+    ),
+    _alone(
         "http-runs",
         "run over HTTP, started and followed to its end, 16 at a time",
         "http:runs",
@@ -252,6 +270,70 @@ CASES = (
         Figure("p50_ms", "p50 ms", at_most(60, "ms")),
         Figure("max_ms", "most ms"),
         Figure("cpu_ms", "server CPU ms an event"),
+    ),
+    _alone(
+        "devtools-snapshot",
+        "tree of a frame of n tasks, read and written out",
+        "devtools:snapshot",
+        1_000,
+        Figure("ms", "CPU ms", at_most(20, "ms")),
+        Figure("kb", "kB"),
+    ),
+    Case(
+        "devtools-delta",
+        "what changes in a tree of n tasks",
+        {"smithers": "devtools:delta"},
+        (
+            Figure("frame_us", "CPU µs a frame that brings or takes a task", at_most(300, "µs")),
+            Figure("state_us", "CPU µs a step that changes a state", at_most(200, "µs")),
+            Figure("bytes", "bytes"),
+        ),
+        (100, 10_000),
+        {},
+        Figure("frame_us", "a frame, largest by smallest n", at_most(2, "×")),
+    ),
+    *(
+        _alone(
+            f"workers-{count}",
+            f"runs of one task by {count} worker{'s' if count > 1 else ''} on one PostgreSQL",
+            f"cluster:workers_{count}",
+            2_000,
+            Figure("runs_per_s", "runs a second"),
+        )
+        for count in (1, 2, 4, 8)
+    ),
+    _alone(
+        "launch-elsewhere",
+        "from a launch's answer to its start by a worker",
+        "cluster:launch_latency",
+        200,
+        Figure("p50_ms", "p50 ms"),
+        Figure("p99_ms", "p99 ms", at_most(50, "ms")),
+    ),
+    *(
+        Case(
+            f"many-{database.lower()}",
+            f"{database} with n finished runs",
+            {"smithers": f"cluster:many_{database.lower()}"},
+            (
+                Figure("launch_ms", "launch ms"),
+                Figure("list_ms", "list of 50 ms"),
+                Figure("get_ms", "get ms"),
+            ),
+            (1_000, 1_000_000),
+            {},
+            Figure("list_ms", "a list, largest by smallest n", at_most(1.5, "×")),
+        )
+        for database in ("SQLite", "Postgres")
+    ),
+    Case(
+        "parked-postgres",
+        "a launch to its end by a worker, with n waiting runs",
+        {"smithers": "cluster:parked_postgres"},
+        (Figure("p50_ms", "p50 ms"),),
+        (1_000, 100_000),
+        {},
+        Figure("p50_ms", "largest by smallest n", at_most(1.5, "×")),
     ),
     _alone(
         "gateway-idle",

@@ -142,7 +142,7 @@ def section(name: str, obj: object, shared: Mapping[str, str]) -> str:
     elif inspect.isclass(obj) and issubclass(obj, Enum):
         parts.append(", ".join(f"`{member.value}`" for member in obj))
     elif inspect.isclass(obj):
-        init = cast("Callable[..., object]", vars(obj).get("__init__"))
+        init = cast("Callable[..., object] | None", _members(name, obj).get("__init__"))
         if init is not None and name not in texts.NOT_MADE_BY_USERS:
             parts.append(parameters(init, doc, shared))
     elif callable(obj):
@@ -179,8 +179,17 @@ def _plain_signature(obj: Callable[..., object]) -> str:
     return f"({', '.join(shown)}) -> {signature.return_annotation}"
 
 
+def _members(name: str, owner: type) -> dict[str, object]:
+    """What a class has of its own; where the methods for users are listed, also what it has from others of this package."""
+    found: dict[str, object] = {}
+    for cls in owner.__mro__ if texts.METHODS.get(name) else (owner,):
+        if cls is owner or cls.__module__.startswith("smithers."):
+            found |= {key: value for key, value in vars(cls).items() if key not in found}
+    return found
+
+
 def _methods(name: str, owner: type) -> Iterator[str]:
-    for attribute, value in cast("Mapping[str, object]", vars(owner)).items():
+    for attribute, value in _members(name, owner).items():
         function: object = getattr(value, "__func__", value)  # of a class method
         if (
             attribute.startswith("_")

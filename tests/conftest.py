@@ -5,16 +5,36 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
 from hypothesis import settings
+from tests.postgres_support import empty_postgres_url as empty_postgres_url
+from tests.postgres_support import postgres_server as postgres_server
+from tests.postgres_support import postgres_template as postgres_template
+from tests.postgres_support import postgres_url as postgres_url
+
+pytest_plugins = ["tests.databases"]
 
 # Shared machines stall now and then; a slow example is not a wrong one. On CI Hypothesis loads its own profile, whose
 # examples are the same on every run.
 settings.register_profile("smithers", deadline=None)
 if "CI" not in os.environ:
     settings.load_profile("smithers")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_repository_is_left_alone() -> Iterator[None]:
+    """Tasks work in the current folder unless told otherwise: their checkpoints must not go into this project's own
+    repository, which to them is none."""
+    from smithers.vcs import repository
+
+    own, found_at = Path(__file__).resolve().parents[1], repository._at  # pyright: ignore[reportPrivateUsage]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(repository, "_at", lambda top: None if top == own else found_at(top))  # pyright: ignore
+        yield
 
 
 class NetworkForbidden(RuntimeError):

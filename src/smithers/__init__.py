@@ -41,12 +41,14 @@ if TYPE_CHECKING:
     from smithers.components.outputs import Outputs as Outputs
     from smithers.components.task import CachePolicy as CachePolicy
     from smithers.components.task import RetryPolicy as RetryPolicy
+    from smithers.components.task import SideEffect as SideEffect
     from smithers.components.task import Task as Task
     from smithers.components.waits import Signal as Signal
     from smithers.components.waits import Timer as Timer
     from smithers.components.waits import WaitForEvent as WaitForEvent
     from smithers.components.workflow import SmithersWorkflow as SmithersWorkflow
     from smithers.components.workflow import create_smithers as create_smithers
+    from smithers.components.worktree import Worktree as Worktree
     from smithers.control.adapter import SmithersDb as SmithersDb
     from smithers.control.webhooks import WebhookSource as WebhookSource
     from smithers.engine.engine import Engine as Engine
@@ -101,9 +103,10 @@ _HOMES = {
     ),
     "components.gates": ("Approval", "ApprovalGate", "AutoApprove", "HumanTask"),
     "components.outputs": ("Output", "Outputs"),
-    "components.task": ("CachePolicy", "RetryPolicy", "Task"),
+    "components.task": ("CachePolicy", "RetryPolicy", "SideEffect", "Task"),
     "components.waits": ("Signal", "Timer", "WaitForEvent"),
     "components.workflow": ("SmithersWorkflow", "create_smithers"),
+    "components.worktree": ("Worktree",),
     "control.adapter": ("SmithersDb",),
     "control.webhooks": ("WebhookSource",),
     "engine.engine": ("Engine",),
@@ -155,6 +158,7 @@ __all__ = [  # spelled out for type checkers; `tests/unit/test_package.py` holds
     "SagaStep",
     "Sequence",
     "Settings",
+    "SideEffect",
     "Signal",
     "SignalHook",
     "SmithersDb",
@@ -173,6 +177,7 @@ __all__ = [  # spelled out for type checkers; `tests/unit/test_package.py` holds
     "WebhookConfig",
     "WebhookSource",
     "Workflow",
+    "Worktree",
     "bash",
     "close_engines",
     "continue_as_new",

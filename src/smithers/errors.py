@@ -10,6 +10,7 @@
     ├── TaskError                one attempt of a task failed; says whether another try can help
     ├── AgentError               what an agent or its provider answered
     ├── ToolError                what a tool could not do
+    ├── VcsError                 what git could not do
     └── StorageError             the database refused
 
 Codes are part of the wire contract. `error_object` turns any exception into the persisted form and cannot fail.
@@ -111,6 +112,12 @@ class NestedLoop(AuthoringError):
     """A loop is used in a way that loops do not allow."""
 
     code = "NESTED_LOOP"
+
+
+class WorktreeEmptyPath(AuthoringError):
+    """A Worktree has no path."""
+
+    code = "WORKTREE_EMPTY_PATH"
 
 
 class UnknownOutputSchema(AuthoringError):
@@ -260,6 +267,12 @@ class RunNotActive(RunError):
         super().__init__(f"run {run_id!r} is {status}", {"runId": run_id, "status": status})
 
 
+class RunActive(RunError):
+    """The run has not ended, and what was asked for is about runs that have."""
+
+    code = "RUN_ACTIVE"
+
+
 class RunNotResumable(RunError):
     """The run was continued as another run."""
 
@@ -284,6 +297,12 @@ class Forbidden(SmithersError):
     code, status, retryable = "FORBIDDEN", 403, False
 
 
+class UnsafeReload(RunError):
+    """Changed source cannot take over a run that goes on: what the run has stored would not fit it."""
+
+    code = "SCHEMA_CHANGE_HOT"
+
+
 class RunCancelled(RunError):
     """The run was cancelled."""
 
@@ -294,6 +313,67 @@ class WorkflowExecutionFailed(RunError):
     """A child run ended badly."""
 
     code, status = "WORKFLOW_EXECUTION_FAILED", 500
+
+
+class SideEffectBlocked(RunError):
+    """History cannot be changed: what tasks did outside after that moment would stay done, unknown to the run."""
+
+    code = "TIME_TRAVEL_SIDE_EFFECT_BLOCKED"
+
+
+class LateToolCompletion(RunError):
+    """A tool call ended after its effect was reverted, so the effect stands although the run says that it does not."""
+
+    code = "LateToolCompletion"
+
+
+# ── time travel ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class TimeTravelError(RunError):
+    """Going back in a run, or doing a part of it again, was refused or failed."""
+
+
+class ConfirmationRequired(TimeTravelError):
+    """A rewind destroys what came after; it must be confirmed."""
+
+    code, status = "ConfirmationRequired", 400
+
+
+class FrameOutOfRange(TimeTravelError):
+    """The run has no frame of this number."""
+
+    code, status = "FrameOutOfRange", 400
+
+
+class NotRunOwner(TimeTravelError):
+    """Only an administrator or whoever launched the run may take it back."""
+
+    code, status = "Unauthorized", 401
+
+
+class TravelBusy(TimeTravelError):
+    """The history of the run is being changed by somebody else at this moment."""
+
+    code, retryable = "Busy", True
+
+
+class TravelRateLimited(TimeTravelError):
+    """This caller has taken the run back too often within the last hour."""
+
+    code, status, retryable = "RateLimited", 429, True
+
+
+class UnsupportedSandbox(TimeTravelError):
+    """A sandbox that the run uses cannot be put back to what it was."""
+
+    code, status = "UnsupportedSandbox", 501
+
+
+class RewindFailed(TimeTravelError):
+    """A rewind broke off; effects may have been undone although the run is as it was."""
+
+    code, status = "RewindFailed", 500
 
 
 # ── ownership ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -544,6 +624,12 @@ class QueueFull(RequestError):
     code, status, retryable = "SERVER_ERROR", 503, True
 
 
+class QuotaExceeded(RequestError):
+    """There is no room for another run, and as many as may wait for room do so already."""
+
+    code, status, retryable = "QUOTA_EXCEEDED", 429, True
+
+
 class ServerInsecureBind(RequestError):
     """A server without a token was to listen beyond this machine."""
 
@@ -649,6 +735,45 @@ class ToolSandboxUnavailable(ToolError):
     code, status, retryable = "TOOL_SANDBOX_UNAVAILABLE", 503, False
 
 
+# ── version control ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class VcsError(SmithersError):
+    """Version control could not do it: the folder is in no repository, or git failed. Says why, and the way out."""
+
+    code = "VcsError"
+
+
+class VcsNotFound(VcsError):
+    """The program that would have to do it is not installed."""
+
+    code = "VCS_NOT_FOUND"
+
+
+class WorktreeCreateFailed(VcsError):
+    """The working tree that tasks are to work in could not be made."""
+
+    code = "WORKTREE_CREATE_FAILED"
+
+
+class WorkingTreeDirty(VcsError):
+    """Files were changed that no checkpoint of the run holds; going back would take them away."""
+
+    code, status = "WorkingTreeDirty", 409
+
+
+class AttemptNotFinished(RunError):
+    """The attempt is still under way, or there is nothing on record that it could be compared by."""
+
+    code = "AttemptNotFinished"
+
+
+class DiffTooLarge(SmithersError):
+    """The difference is larger than what is sent."""
+
+    code, status, retryable = "DiffTooLarge", 413, False
+
+
 # ── storage ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -662,6 +787,24 @@ class StorageBusy(StorageError):
     """Another process held the database's write lock for too long."""
 
     code, status = "DB_WRITE_FAILED", 503
+
+
+class StorageSaturated(StorageError):
+    """All connections to the database stayed in use for too long."""
+
+    code, status = "STORAGE_ERROR", 503
+
+
+class StorageUnreachable(StorageError):
+    """The database server cannot be reached, or cut the connection; nothing of the request was written."""
+
+    code, status = "STORAGE_ERROR", 503
+
+
+class OutcomeUnknown(StorageError):
+    """The connection was cut while a commit was under way: the request was written wholly or not at all."""
+
+    code, status = "STORAGE_ERROR", 503
 
 
 class StorageReadOnly(StorageError):

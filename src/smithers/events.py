@@ -52,6 +52,9 @@ CATEGORIES: Final[dict[str, str]] = {
     "Sandbox": "sandbox",
     "Supervisor": "supervisor",
     "RetryTask": "run",
+    "EffectRevert": "revert",
+    "SideEffectBoundary": "revert",
+    "TimeTravel": "revert",
 }
 """Category of an event by the longest matching beginning of its type."""
 

@@ -30,6 +30,7 @@ class Settings:
         busy_timeout_s: how long to wait for another process's write, in seconds.
         root_dir: the folder that tasks work in; the current one by default.
         db: the database that the command line works on; found from the current folder by default.
+        db_pool: at most so many connections of a process read a PostgreSQL database.
         api_key: the token of HTTP servers that are given none.
         server_trusts_any_host: whether `start_server` without a token answers requests for and from other hosts.
         serve_trusts_any_host: the same for `create_serve_app`.
@@ -37,6 +38,7 @@ class Settings:
         gateway_idle_ms: after so long without anything to do `smithers gateway` ends, in milliseconds; 0 for never.
         tickets_dir: a folder of Markdown files that a `Gateway` keeps its tickets up to date with.
         accounts_file: where this user's agent accounts are noted.
+        has_checkpoints: whether the files that tasks change are stored in their repository, before and after.
         has_color: whether the command line may colour what it writes to a terminal.
         log_format: `json`, `logfmt`, `pretty` or `string`; None leaves logging as it is.
         log_level: the least that is logged: `all`, `trace`, `debug`, `info`, `warning`, `error`, `fatal` or `none`.
@@ -54,7 +56,8 @@ class Settings:
     durability: Literal["full", "normal"] = "full"
     busy_timeout_s: float = 30.0
     root_dir: Path | None = None
-    db: str | None = None
+    db: str | None = field(default=None, repr=False)
+    db_pool: int = 8
     api_key: str | None = field(default=None, repr=False)
     server_trusts_any_host: bool = False
     serve_trusts_any_host: bool = False
@@ -62,6 +65,7 @@ class Settings:
     gateway_idle_ms: int = 0
     tickets_dir: Path | None = None
     accounts_file: Path = field(default_factory=lambda: Path.home() / ".smithers" / "accounts.json")
+    has_checkpoints: bool = True
     has_color: bool = True
     log_format: str | None = None
     log_level: str | None = None
@@ -79,9 +83,9 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Settings from `SMITHERS_MAX_AGENTS`, `SMITHERS_SYNC_THREADS`, `SMITHERS_LEASE_MS`, `SMITHERS_HEARTBEAT_MS`,
-        `SMITHERS_DURABILITY`, `SMITHERS_BUSY_TIMEOUT_S`, `SMITHERS_DB`, `SMITHERS_API_KEY`,
+        `SMITHERS_DURABILITY`, `SMITHERS_BUSY_TIMEOUT_S`, `SMITHERS_DB`, `SMITHERS_DB_POOL`, `SMITHERS_API_KEY`,
         `SMITHERS_SERVER_TRUST_ANY_HOST`, `SMITHERS_SERVE_TRUST_ANY_HOST`, `SMITHERS_GATEWAY_TRUST_ANY_HOST`,
-        `SMITHERS_GATEWAY_IDLE_MS`, `SMITHERS_TICKETS_DIR`, `SMITHERS_LOG_FORMAT`, `SMITHERS_LOG_LEVEL`,
+        `SMITHERS_GATEWAY_IDLE_MS`, `SMITHERS_TICKETS_DIR`, `SMITHERS_CHECKPOINTS`, `SMITHERS_LOG_FORMAT`, `SMITHERS_LOG_LEVEL`,
         `SMITHERS_OTEL_ENABLED`, OpenTelemetry's `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`,
         `OTEL_SERVICE_NAME` and `OTEL_METRIC_EXPORT_INTERVAL`, and `NO_COLOR` and `TERM` as terminals have them;
         defaults for what is not set or not a number."""
@@ -94,12 +98,14 @@ class Settings:
             durability="normal" if env.get("SMITHERS_DURABILITY") == "normal" else "full",
             busy_timeout_s=_number(env, "SMITHERS_BUSY_TIMEOUT_S", 30),
             db=env.get("SMITHERS_DB") or None,
+            db_pool=_number(env, "SMITHERS_DB_POOL", 8),
             api_key=env.get("SMITHERS_API_KEY") or None,
             server_trusts_any_host=_is_on(env, "SMITHERS_SERVER_TRUST_ANY_HOST"),
             serve_trusts_any_host=_is_on(env, "SMITHERS_SERVE_TRUST_ANY_HOST"),
             gateway_trusts_any_host=_is_on(env, "SMITHERS_GATEWAY_TRUST_ANY_HOST"),
             gateway_idle_ms=_number(env, "SMITHERS_GATEWAY_IDLE_MS", 0),
             tickets_dir=Path(env["SMITHERS_TICKETS_DIR"]) if env.get("SMITHERS_TICKETS_DIR") else None,
+            has_checkpoints=env.get("SMITHERS_CHECKPOINTS", "").strip().lower() not in ("0", "off", "false"),
             has_color=not env.get("NO_COLOR") and env.get("TERM") != "dumb",
             log_format=env.get("SMITHERS_LOG_FORMAT", "").strip().lower() or None,
             log_level=env.get("SMITHERS_LOG_LEVEL", "").strip().lower() or None,

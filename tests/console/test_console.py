@@ -42,6 +42,27 @@ def test_a_run_is_launched_watched_and_approved_without_a_reload(page: Page, hou
     assert house.ok("getRun", runId=run_id)["status"] == "finished"
 
 
+def test_the_tree_of_a_run_grows_by_itself_and_leads_to_its_nodes(page: Page, house: House) -> None:
+    run_id = house.start("gated", until="waiting-approval")
+    page.goto(f"/console#/runs/{run_id}")
+    tree = page.get_by_role("list", name="Tree", exact=True)
+
+    def task(name: str) -> Locator:
+        return tree.get_by_role("listitem").filter(has=page.get_by_role("button", name=name)).last
+
+    expect(task("draft")).to_contain_text("finished")
+    expect(task("ship")).to_contain_text("approvalshipwaiting-approval")
+    expect(task("publish")).to_contain_text("pending")
+    tree.locator("summary").first.click()
+    expect(task("publish")).to_be_hidden()
+    house.ok("submitApproval", runId=run_id, nodeId="ship", iteration=0, approved=True)
+    tree.locator("summary").first.click()
+    expect(task("ship")).to_contain_text("finished")
+    expect(task("publish")).to_contain_text("finished")
+    tree.get_by_role("button", name="publish").click()
+    expect(page.get_by_label("Output", exact=True)).to_contain_text('"published"')
+
+
 def test_input_that_is_no_json_object_is_refused_in_the_form(page: Page, house: House) -> None:
     before = len(house.ok("listRuns", filter={"limit": 1000}))
     page.goto("/console#/workflows/gated")

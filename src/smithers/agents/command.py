@@ -48,6 +48,8 @@ class CommandAgent:
 
     engine = "command"
     supports_native_structured_output = False
+    touches_files = True
+    """It may change files in the task's folder, which are stored before and after."""
 
     def __init__(
         self,

@@ -19,12 +19,15 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager
+from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
 
 import uvicorn
+from uvicorn.server import ServerState
 
 from smithers.asgi.guards import LOOPBACK_BINDS
 from smithers.asgi.protocol import guarded_protocol
@@ -88,12 +91,51 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class _State(ServerState):
+    """What uvicorn's connections share; the date that answers carry is looked up when one is sent."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._headers: list[tuple[bytes, bytes]] = []
+        super().__init__()
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers of every answer."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._headers = [(b"date", formatdate(second, usegmt=True).encode())]
+        return self._headers
+
+    @default_headers.setter
+    def default_headers(  # pyright: ignore[reportIncompatibleVariableOverride]
+        self, value: list[tuple[bytes, bytes]]
+    ) -> None:
+        del value  # uvicorn's first, empty ones
+
+
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers."""
+    """uvicorn without its signal handlers, and without its loop, which wakes ten times a second to see whether it is to stop
+    and what time it is. It has no other duties here: no notices to a parent process, no limit of requests.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.server_state = _State()
+        self._stop = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+    async def main_loop(self) -> None:
+        await self._stop.wait()
+
+    def stop(self) -> None:
+        """Come to an end; also if it is only about to begin."""
+        self.should_exit = True
+        self._stop.set()
 
 
 async def serve(
@@ -131,7 +173,7 @@ async def serve(
     finally:
         stopping.cancel()
         app.drain.start()
-        server.should_exit = True
+        server.stop()
         try:
             await serving
         finally:

@@ -27,6 +27,7 @@ from smithers.errors import (
     ServerInsecureBind,
     SmithersError,
     StoreNotFound,
+    VcsError,
 )
 
 if TYPE_CHECKING:
@@ -52,14 +53,39 @@ COMMANDS = (
     ("signal", "deciding.signal", "Send a signal to a run."),
     ("cancel", "requesting.cancel", "Cancel a run and its children."),
     ("pause", "requesting.pause", "Ask a live run to finish what is under way and pause."),
+    ("why", "whying.why", "Tell why a run or a step is where it is, and what would move it."),
+    ("timeline", "differing.timeline", "Show the frames of a run, and what was forked from them."),
+    ("diff", "differing.diff", "Show what differs between two frames, or two runs."),
+    ("rewind", "travelling.rewind", "Take a run back to a frame, for good."),
+    ("fork", "branching.fork", "Make a new run that begins as another was at a frame."),
+    ("replay", "branching.replay", "Make a new run as fork does, and go on with it."),
+    ("retry-task", "travelling.retry_task", "Do a step again, with what was built upon it."),
+    ("timetravel", "travelling.timetravel", "Take a step back to before an attempt of it."),
     ("graph", "graphing.graph", "Draw the tree of a workflow or a run."),
     ("check", "checking.check", "Load a workflow and look for mistakes, without running it."),
     ("doctor", "doctoring.doctor", "Show what this machine offers, and what it can enforce for commands."),
     ("init", "starting.init", "Write a starter project that runs offline."),
     ("supervise", "supervising.supervise", "Go on with runs when what they wait for arrives."),
+    ("worker", "working.worker", "Drive runs that others have launched."),
+    ("launch", "working.launch", "Store a run for workers to start."),
+    ("queue list", "queueing.queue_list", "Show what waits for workers, and the limits."),
+    ("queue limit", "queueing.queue_limit", "Hold starts back, by queue or workflow."),
+    ("queue rm", "queueing.queue_rm", "Take a limit away."),
     ("gateway", "gatewaying.gateway", "Serve workflows over HTTP and WebSocket."),
     ("gateway status", "gatewaying.gateway_status", "Tell whether the gateway of this workspace runs, and where."),
     ("gateway stop", "gatewaying.gateway_stop", "Stop the gateway of this workspace."),
+    ("token issue", "tokens.token_issue", "Issue a token for the gateway of this workspace."),
+    ("token list", "tokens.token_list", "List the tokens that were issued."),
+    ("token revoke", "tokens.token_revoke", "Refuse a token from now on."),
+    ("token exec", "tokens.token_exec", "Run a command with a token of its own."),
+    ("db migrate", "databasing.db_migrate", "Make the database, or bring its schema up to date."),
+    ("db check", "databasing.db_check", "Look whether what the database holds is sound."),
+    ("db copy", "databasing.db_copy", "Copy everything into a new database, of either kind, and compare the two."),
+    ("snapshots", "workspace.snapshots", "List the checkpoints of a run's files."),
+    ("restore", "workspace.restore", "Put files back to what a step left of them."),
+    ("revert", "workspace.revert", "Put files back to what one attempt left of them, and note it in the run."),
+    ("worktree list", "workspace.worktree_list", "List the worktrees that runs have made."),
+    ("worktree prune", "workspace.worktree_prune", "Remove worktrees that no run needs any more."),
     ("cron list", "scheduling.cron_list", "List schedules."),
     ("cron add", "scheduling.cron_add", "Store a schedule."),
     ("cron rm", "scheduling.cron_rm", "Forget a schedule."),
@@ -69,6 +95,10 @@ COMMANDS = (
 """Names, places within `smithers.cli`, and what help says. A name of two words is a command of a group."""
 GROUPS = {
     "gateway": "Serve workflows over HTTP and WebSocket.",
+    "token": "Tokens for the gateway of this workspace: issued, listed and revoked while it runs.",
+    "queue": "Runs that wait for workers, and the limits that hold starts back.",
+    "db": "The database: its schema, its soundness, and its way from SQLite to PostgreSQL and back.",
+    "worktree": "Worktrees that runs have made.",
     "cron": "Schedules, which the gateway looks after.",
 }
 
@@ -131,7 +161,16 @@ def make_group(group: str) -> App:
 
 def exit_code(error: SmithersError) -> int:
     """What a command that ends with this error exits with."""
-    users = (InvalidInput, RunError, AuthoringError, Forbidden, StoreNotFound, ServerInsecureBind, CronNotFound)
+    users = (
+        InvalidInput,
+        RunError,
+        AuthoringError,
+        Forbidden,
+        VcsError,
+        StoreNotFound,
+        ServerInsecureBind,
+        CronNotFound,
+    )
     is_users = isinstance(error, users)
     return USER_ERROR if is_users else 1
 

@@ -70,7 +70,8 @@ def open_control(common: Common) -> Generator[Control]:
     from smithers.control.control import Control
     from smithers.store import open_store
 
-    store = open_store(db, create=False, busy_timeout_s=common.settings.busy_timeout_s)
+    settings = common.settings
+    store = open_store(db, create=False, busy_timeout_s=settings.busy_timeout_s, pool=settings.db_pool)
     try:
         yield Control(store)
     finally:

@@ -76,8 +76,8 @@ async def detach_run(workflow: SmithersWorkflow, background: Background, common:
     document: dict[str, object] = {"runId": run_id, "status": status, "pid": process.pid, "logFile": str(log.resolve())}
     out = common.output
     if background.supervisor is not None:
-        command = [sys.executable, "-P", "-m", "smithers", "supervise", "--db", background.db, *background.supervisor]
-        document["supervisorPid"] = _start(command, log.with_name("supervisor.log")).pid
+        command = [sys.executable, "-P", "-m", "smithers", "supervise", *background.supervisor]
+        document["supervisorPid"] = _start(command, background.db, log.with_name("supervisor.log")).pid
     if not out.is_text:
         out.document(document)
         return 0
@@ -100,7 +100,7 @@ def _folder(run_id: str) -> Path:
 def _spawn(background: Background, run_id: str, log: Path) -> subprocess.Popen[bytes]:
     """Start `smithers up` in a session of its own. Its input goes by file: a process's arguments are public."""
     # -P: files in the current folder must not take the place of installed modules
-    command = [sys.executable, "-P", "-m", "smithers", "up", str(background.workflow), "--db", background.db]
+    command = [sys.executable, "-P", "-m", "smithers", "up", str(background.workflow)]
     command += ["--resume", run_id] if background.resumed is not None else ["--run-id", run_id]
     for flag, value in (("input", background.input), ("annotations", background.annotations)):
         if value is not None:
@@ -112,11 +112,17 @@ def _spawn(background: Background, run_id: str, log: Path) -> subprocess.Popen[b
         command += ["--max-concurrency", str(background.max_concurrency)]
     if background.root is not None:
         command += ["--root", str(background.root)]
-    return _start([*command, *background.flags], log, background.token)
+    return _start([*command, *background.flags], background.db, log, background.token)
 
 
-def _start(command: list[str], log: Path, token: str | None = None) -> subprocess.Popen[bytes]:
-    """Start a process that outlives this one and writes to a log file."""
+def _start(command: list[str], db: str, log: Path, token: str | None = None) -> subprocess.Popen[bytes]:
+    """Start a process that outlives this one and writes to a log file. The URL of a database goes by the environment too,
+    as it may hold a password."""
+    environment = {} if token is None else {"SMITHERS_API_KEY": token}
+    if "://" in db:
+        environment["SMITHERS_DB"] = db
+    else:
+        command = [*command, "--db", db]
     with log.open("ab") as sink:
         return subprocess.Popen(
             command,
@@ -125,7 +131,7 @@ def _start(command: list[str], log: Path, token: str | None = None) -> subproces
             stderr=sink,
             start_new_session=True,
             close_fds=True,
-            env=None if token is None else environment_with(SMITHERS_API_KEY=token),
+            env=environment_with(**environment),
         )
 
 

@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from smithers.cli.arguments import as_list, as_object
 from smithers.cli.common import Common, find_database
 from smithers.cli.output import Output, printable
-from smithers.errors import StoreNotFound
+from smithers.errors import StorageError, StoreNotFound
 from smithers.settings import Settings
+from smithers.store import database_name
 
 AGENTS_PACKAGE = "pydantic-ai-slim"
 OTLP_PACKAGE = "opentelemetry-exporter-otlp-proto-http"
@@ -33,6 +34,7 @@ def doctor(*, common: Common | None = None) -> int:
         "smithers": _version("smithers"),
         "python": {"version": platform.python_version(), "executable": sys.executable},
         "sqlite": apsw.sqlite_lib_version(),
+        "psycopg": _version("psycopg"),
         "database": _database(common),
         "pydanticAi": _version(AGENTS_PACKAGE),
         "telemetry": _telemetry(common.settings),
@@ -49,9 +51,11 @@ def doctor(*, common: Common | None = None) -> int:
 
 def _database(common: Common) -> str | None:
     try:
-        return find_database(common.settings)
+        return database_name(find_database(common.settings))
     except StoreNotFound:
         return None
+    except StorageError as error:
+        return f"cannot be used: {error.summary}"
 
 
 def _telemetry(settings: Settings) -> dict[str, object]:
@@ -83,6 +87,7 @@ def _tell(out: Output, found: dict[str, object], sandbox: dict[str, object]) -> 
         ("smithers", str(found["smithers"])),
         ("python", f"{python.get('version')} ({python.get('executable')})"),
         ("sqlite", str(found["sqlite"])),
+        ("psycopg", str(found["psycopg"] or "not installed; PostgreSQL needs it: pip install 'smithers[postgres]'")),
         ("database", str(found["database"] or "none found from here; the first run makes one")),
         ("pydantic-ai", str(found["pydanticAi"] or "not installed; agents need it: pip install 'smithers[agents]'")),
         ("telemetry", _tell_telemetry(as_object(found["telemetry"]))),

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -34,6 +34,9 @@ from smithers.events import wire_object
 from smithers.scheduler.states import RunStatus
 from smithers.settings import Settings
 from smithers.store import open_store
+
+if TYPE_CHECKING:
+    from smithers.engine.reload import HotReload
 
 T = TypeVar("T")
 EXIT_CODES = {
@@ -69,6 +72,7 @@ async def drive(
     wait: bool,
     server: RunServer | None = None,
     oversight: Oversight | None = None,
+    hot: HotReload | None = None,
 ) -> int:
     """Start a run and drive it; the exit code. Raises what `start` raises.
 
@@ -77,11 +81,14 @@ async def drive(
         wait: stay while the run is parked, and go on with it by itself.
         server: answers for the run, and keeps this process until it is interrupted; implies `wait`. Closed at the end.
         oversight: goes on with other runs meanwhile. Closed at the end.
+        hot: keeps the run on the newest code. Closed at the end.
     """
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_LastWords())
     try:
-        store = open_store(db, durability=settings.durability, busy_timeout_s=settings.busy_timeout_s)
+        store = open_store(
+            db, durability=settings.durability, busy_timeout_s=settings.busy_timeout_s, pool=settings.db_pool
+        )
         try:
             engine = Engine(store, settings)
             observation = None
@@ -90,8 +97,10 @@ async def drive(
 
                 observation = observe(settings, store, engine.hub)
             try:
-                return await _Drive(workflow, engine, out, wait, server, oversight, db).run(start)
+                return await _Drive(workflow, engine, out, wait, server, oversight, hot, db).run(start)
             finally:
+                if hot is not None:
+                    await hot.close()
                 if oversight is not None:
                     await oversight.close()
                 await engine.close()
@@ -122,6 +131,7 @@ class _Drive:
         wait: bool,
         server: RunServer | None,
         oversight: Oversight | None,
+        hot: HotReload | None,
         db: str,
     ) -> None:
         self._workflow = workflow
@@ -131,6 +141,7 @@ class _Drive:
         self._wait = wait or server is not None
         self._server = server
         self._oversight = oversight
+        self._hot = hot
         self._db = db
         self._reporter: Reporter = make_reporter(out)
         self._view = RunView()
@@ -161,6 +172,9 @@ class _Drive:
             if self._oversight is not None:
                 self._oversight.start(self._engine, self._is_ours)
                 self._reporter.say(f"supervisor enabled ({self._oversight})")
+            if self._hot is not None:
+                self._hot.attach(self._engine, handle.run_id)
+                self._reporter.say("hot reload: changes of the workflow's source take effect when they are saved")
             pump = asyncio.create_task(self._pump(handle.run_id, first_new))
             result = await self._until_result(handle)
             if result is None:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 from smithers.cli.arguments import as_object
 from smithers.cli.gateway_files import ServedFiles
-from smithers.cli.gateway_state import GatewayState, StateFile
+from smithers.cli.gateway_state import GRANTS, GatewayState, StateFile
 from smithers.cli.output import Output, clock_time, printable, shortened
 from smithers.errors import InvalidInput
 from smithers.records import dataclass
 
 if TYPE_CHECKING:
     from smithers.gateway.auth.config import TokenAuth
+    from smithers.gateway.auth.grant_file import GrantFollower
     from smithers.gateway.gateway import Gateway, GatewayServer
     from smithers.settings import Settings
 
@@ -75,6 +76,7 @@ class GatewayHost:
         self._session: str | None = None
         """Lets this user's own clients in; told in the state file."""
         self._minted: str | None = None
+        self._follower: GrantFollower | None = None
 
     async def run(self) -> int:
         """Serve until a signal, or until idle; the exit code. Raises `InvalidInput`, `WorkflowLoadFailed`, `StorageError`."""
@@ -83,6 +85,7 @@ class GatewayHost:
         on_signals({number: partial(self._end, 128 + number) for number in (signal.SIGINT, *TERMINATING)})
         gateway = self._make()
         await self._files.register_all(gateway, self._plan.required)
+        following = None if self._follower is None else asyncio.ensure_future(self._follower.run())
         try:
             server = await self._listen(gateway)
             self._tell_start(server)
@@ -91,6 +94,8 @@ class GatewayHost:
                 if self._out.is_text:
                     self._out.note("closing: runs are parked; once more to end at once")
         finally:
+            if following is not None:
+                following.cancel()
             closing = asyncio.ensure_future(gateway.close())
             await asyncio.wait([closing], timeout=STOP_PATIENCE_S)
             if not closing.done():
@@ -136,11 +141,15 @@ class GatewayHost:
         return made
 
     def _auth(self) -> TokenAuth | None:
-        """Tokens, if there is to be any: the operator's, a minted one, and one for this user's own clients."""
+        """Tokens, if there is to be any: the operator's, a minted one, those that were issued for this workspace, and one
+        for this user's own clients."""
         from smithers.gateway.auth.config import TokenAuth
+        from smithers.gateway.auth.grant_file import GrantFile, GrantFollower
 
         plan = self._plan
-        if plan.token is None and not plan.mints_token:
+        issued = GrantFile(plan.root / GRANTS)
+        is_asked = plan.token is not None or plan.mints_token
+        if not is_asked and (plan.insecure or issued.stamp() is None):
             return None
         self._session = secrets.token_urlsafe(32)
         found = TokenAuth({self._session: {**_OPERATOR, "tokenId": "session"}})
@@ -149,6 +158,7 @@ class GatewayHost:
         if plan.mints_token:
             self._minted = secrets.token_urlsafe(32)
             found.grant(self._minted, _OPERATOR)
+        self._follower = GrantFollower(found, issued)
         return found
 
     def _idle(self) -> None:
@@ -199,6 +209,8 @@ class GatewayHost:
         out.line(f"gateway of {printable(str(plan.root))} at {url}, {count}; Ctrl-C ends it, runs stay resumable")
         if self._minted is not None:
             out.line(f"token (shown only now): {self._minted}")
+        if self._session is not None and plan.token is None and self._minted is None:
+            self._note("requests need a token of this workspace; see: smithers token list")
         if self._session is None and plan.insecure:
             self._note("anybody who reaches this address may do anything: there is no token")
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FOLDER = "smithers-gateway"
 MAX_BYTES = 65_536
+GRANTS = Path(".smithers") / "gateway-tokens.json"
+"""What tokens were issued for a workspace's gateway, from the workspace's folder."""
 _MARKS = (Path(".smithers") / "workflows", Path("smithers.db"))
 """What a workspace's folder holds, either of them."""
 

@@ -51,7 +51,7 @@ async def gateway(
     name
         KEY=FILE: serve a file under another key than its name; may be given several times.
     host
-        Where to listen. Beyond this machine only with a token, or --insecure.
+        Where to listen. Beyond this machine only with a token (also an issued one), or --insecure.
     port
         The port; a free one if it is taken, or 0.
     backend
@@ -65,23 +65,17 @@ async def gateway(
     idle_timeout
         End after so long without connections, runs, schedules and timers, as 30m; else $SMITHERS_GATEWAY_IDLE_MS.
     """
-    from smithers.asgi.embed import is_loopback_bind
     from smithers.cli.gateway_files import find_files
     from smithers.cli.gateway_host import GatewayHost, Plan
-    from smithers.cli.gateway_state import StateFile, workspace_root
+    from smithers.cli.gateway_state import GRANTS, StateFile, workspace_root
 
     common = common or Common()
     settings = common.settings
     token = (settings.api_key if auth_token is None else auth_token) or None
-    if token is None and not mint_token and not insecure and not is_loopback_bind(host):
-        raise GatewayInsecureBind(
-            f"refusing to listen on {host} without a token; give --auth-token, --mint-token or --insecure",
-            {"host": host},
-        )
-    if not 0 <= port <= 65_535:
-        raise InvalidInput(f"--port: must be 0 to 65535, not {port}")
-    idle_ms = settings.gateway_idle_ms if idle_timeout is None else read_duration(idle_timeout, "--idle-timeout")
     root = workspace_root(Path.cwd())
+    has_grants = (root / GRANTS).exists()
+    _check_address(host, port, may_be_public=bool(token) or mint_token or has_grants or insecure)
+    idle_ms = settings.gateway_idle_ms if idle_timeout is None else read_duration(idle_timeout, "--idle-timeout")
     given = workflows or []
     plan = Plan(
         root=root,
@@ -101,6 +95,20 @@ async def gateway(
             raise await _running_already(state, root)
         os.chdir(root)  # where relative databases and the work of tasks are
         return await GatewayHost(plan, state, settings, common.output).run()
+
+
+def _check_address(host: str, port: int, *, may_be_public: bool) -> None:
+    """Raises `GatewayInsecureBind` or `InvalidInput`."""
+    from smithers.asgi.embed import is_loopback_bind
+
+    if not (may_be_public or is_loopback_bind(host)):
+        raise GatewayInsecureBind(
+            f"refusing to listen on {host} without a token; give --auth-token, --mint-token or --insecure, "
+            "or issue one: smithers token issue",
+            {"host": host},
+        )
+    if not 0 <= port <= 65_535:
+        raise InvalidInput(f"--port: must be 0 to 65535, not {port}")
 
 
 async def gateway_status(*, common: Common | None = None) -> int:

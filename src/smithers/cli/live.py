@@ -118,8 +118,10 @@ class Screen:
         self._live.start()
 
     def show(self, event: Wire, view: RunView) -> None:
-        """The next redraw shows it."""
+        """The next redraw shows it. What belongs to no task is told above the table."""
         self._view = view
+        if str(event["type"]).startswith("WorkflowReload") and (text := words(event)) is not None:
+            self.say(text)
 
     def say(self, text: str) -> None:
         """A line above the table."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import field
+from pathlib import Path
 
-from smithers.cli.arguments import as_object
+from smithers.cli.arguments import as_list, as_object
 from smithers.cli.output import duration, shortened
 from smithers.records import dataclass
 
@@ -170,7 +171,17 @@ _WORDS = {
     "ApprovalDenied": "denied",
     "SignalReceived": "signal received:",
     "TimerFired": "timer fired",
-    "WorkflowReloaded": "workflow source changed",
+    "TimeTravelJumped": "run taken back",
+    "TimeTravelStarted": "to be taken back",
+    "RetryTaskStarted": "to be done again",
+    "RunForked": "forked from",
+    "EffectRevertFinished": "effect undone",
+    "EffectRevertFailed": "effect not undone",
+    "SideEffectBoundaryCrossed": "effects outside stand",
+    "WorkflowReloadDetected": "workflow source changed",
+    "WorkflowReloaded": "workflow reloaded",
+    "WorkflowReloadFailed": "workflow not reloaded",
+    "WorkflowReloadUnsafe": "workflow not reloaded",
     "WorkflowPatchRecorded": "workflow patch recorded:",
 }
 
@@ -198,6 +209,21 @@ def words(event: Wire) -> str | None:
             extra = str(event.get("signalName"))
         case "WorkflowPatchRecorded":
             extra = str(event.get("patchId"))
+        case "WorkflowReloadDetected" | "WorkflowReloaded":
+            extra = ", ".join(Path(str(file)).name for file in as_list(event.get("changedFiles")))
+        case "TimeTravelJumped":
+            extra = f"from frame {event.get('fromFrameNo')} to {event.get('toFrameNo')}"
+        case "RunForked":
+            extra = f"{event.get('parentRunId')} at frame {event.get('parentFrameNo')}"
+        case "EffectRevertFinished":
+            extra = str(event.get("toolName"))
+        case "EffectRevertFailed":
+            extra = f"{event.get('toolName')}: {event.get('error')}"
+        case "SideEffectBoundaryCrossed":
+            found = as_list(
+                as_object(event.get("report")).get("blocking" if not event.get("warningOnly") else "warnings")
+            )
+            extra = ", ".join(dict.fromkeys(str(as_object(effect).get("toolName")) for effect in found))
         case "ToolCallStarted":
             extra = str(event.get("toolName"))
         case "ToolCallFinished":
@@ -206,7 +232,7 @@ def words(event: Wire) -> str | None:
             extra = f"{event.get('failedChildren')} tolerated failures"
         case _:
             pass
-    joint = " " if told.endswith((":", "as", "for", "waits", "calls", "called")) else ": "
+    joint = " " if told.endswith((":", "as", "for", "from", "back", "waits", "calls", "called")) else ": "
     return shortened(f"{name} {told}".strip() + (f"{joint}{extra}" if extra else ""), 500)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from smithers.cli.arguments import positive, read_object
+from smithers.cli.arguments import login_name, positive, read_object
 from smithers.cli.common import Common, find_database, open_control
+from smithers.cli.launching import Asked, Resumption, ToolLimits
 from smithers.cli.options import Option
 from smithers.cli.overseeing import Supervision
 from smithers.cli.serving import Serving
-from smithers.errors import InvalidInput, RunNotResumable
-from smithers.records import dataclass
+from smithers.errors import RunNotResumable
 
 if TYPE_CHECKING:
     from smithers.cli.driving import Start
+    from smithers.cli.output import Output
     from smithers.components.workflow import SmithersWorkflow
     from smithers.control.control import Control
     from smithers.engine.engine import Engine, RunHandle
@@ -29,17 +31,13 @@ async def up(
     input: Annotated[str | None, Option("--input", "-i", takes_dashes=True)] = None,
     prompt: Annotated[str | None, Option("--prompt", "-p", takes_dashes=True)] = None,
     run_id: Annotated[str | None, Option("--run-id", "-r")] = None,
-    resume: str | None = None,
-    force: Annotated[bool, Switch] = False,
-    accept_workflow_change: Annotated[bool, Switch] = False,
+    resumption: Resumption | None = None,
     max_concurrency: Annotated[int | None, Option("--max-concurrency", "-c")] = None,
     root: Path | None = None,
     annotations: Annotated[str | None, Option(takes_dashes=True)] = None,
-    allow_network: Annotated[bool, Switch] = False,
-    sandbox: Literal["required", "off"] = "required",
-    max_output_bytes: int | None = None,
-    tool_timeout_ms: Annotated[int | None, Option("--tool-timeout-ms", "--tool-timeout")] = None,
+    tools: ToolLimits | None = None,
     wait: bool = False,
+    hot: Annotated[bool, Switch] = False,
     detach: Annotated[bool, Option("--detach", "-d", is_switch=True)] = False,
     serving: Serving | None = None,
     supervision: Supervision | None = None,
@@ -57,49 +55,35 @@ async def up(
         Sets the field "prompt" of the input.
     run_id
         The run's id; made up if not given.
-    resume
-        Go on with the stored run of this id; alone, with that of --run-id.
-    force
-        With --resume: take over although the owner seems alive.
-    accept_workflow_change
-        With --resume: go on although the workflow's source changed.
     max_concurrency
         At most so many tasks at once.
     root
         The folder that tasks work in; the current one by default.
     annotations
         A flat JSON object to store with the run.
-    allow_network
-        Let the commands of this run's tools reach other machines.
-    sandbox
-        "off" runs these commands without isolation: for a container or machine that holds nothing else.
-    max_output_bytes
-        The most that a tool of this run reads, writes or returns; 200000 by default.
-    tool_timeout_ms
-        The longest that a command or search of these tools takes, in milliseconds; 60000 by default.
     wait
         Stay while the run waits, and go on when what it waits for arrives.
+    hot
+        Go on with the workflow's changed source whenever it is saved. Includes --wait.
     detach
         Run in the background; returns once the run is stored.
     """
     common, serving, supervision = common or Common(), serving or Serving(), supervision or Supervision()
+    resumption = resumption or Resumption()
     positive(max_concurrency, "--max-concurrency")
     given = None if input is None else read_object(input, "--input")
-    asked = _Asked(
+    asked = Asked(
         workflow=workflow,
         input=given if prompt is None else {**(given or {}), "prompt": prompt},
         annotations=None if annotations is None else read_object(annotations, "--annotations"),
         run_id=run_id,
-        resumed=_resumed_id(resume, run_id),
-        force=force,
-        accept_workflow_change=accept_workflow_change,
+        resumed=resumption.run_of(run_id),
+        resumption=resumption,
         max_concurrency=max_concurrency,
         root=root,
-        allow_network=allow_network,
-        sandbox=sandbox,
-        max_output_bytes=max_output_bytes,
-        tool_timeout_ms=tool_timeout_ms,
-        wait=wait,
+        tools=tools or ToolLimits(),
+        wait=wait or hot,
+        hot=hot,
     )
     asked.check()
     supervision.check(has_place=detach or serving.serve)
@@ -107,44 +91,7 @@ async def up(
     return await (_detach if detach else _drive)(asked, serving, supervision, common)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What `up` was asked to run, and how."""
-
-    workflow: Path
-    input: dict[str, object] | None
-    annotations: dict[str, object] | None
-    run_id: str | None
-    resumed: str | None
-    force: bool
-    accept_workflow_change: bool
-    max_concurrency: int | None
-    root: Path | None
-    allow_network: bool
-    sandbox: Literal["required", "off"]
-    max_output_bytes: int | None
-    tool_timeout_ms: int | None
-    wait: bool
-
-    def check(self) -> None:
-        """Raises `InvalidInput`: options do not go together."""
-        if self.resumed is None and (self.force or self.accept_workflow_change):
-            raise InvalidInput(f"{'--force' if self.force else '--accept-workflow-change'}: belongs to --resume")
-
-    def flags(self) -> list[str]:
-        """What of it are switches."""
-        return [
-            *(["--force"] if self.force else []),
-            *(["--accept-workflow-change"] if self.accept_workflow_change else []),
-            *(["--allow-network"] if self.allow_network else []),
-            *(["--sandbox", self.sandbox] if self.sandbox != "required" else []),
-            *(["--max-output-bytes", str(self.max_output_bytes)] if self.max_output_bytes is not None else []),
-            *(["--tool-timeout-ms", str(self.tool_timeout_ms)] if self.tool_timeout_ms is not None else []),
-            *(["--wait"] if self.wait else []),
-        ]
-
-
-async def _drive(asked: _Asked, serving: Serving, supervision: Supervision, common: Common) -> int:
+async def _drive(asked: Asked, serving: Serving, supervision: Supervision, common: Common) -> int:
     """Run it here."""
     from smithers.engine.loading import load_workflow
 
@@ -153,29 +100,48 @@ async def _drive(asked: _Asked, serving: Serving, supervision: Supervision, comm
     if asked.resumed is None:
         start = _launching(loaded, asked, root_dir)
     else:
-        force, accept = asked.force, asked.accept_workflow_change
-        start = _resuming(loaded, asked.resumed, asked.input, force, accept, root_dir, asked.max_concurrency)
+        start = _resuming(loaded, asked.resumed, asked.input, asked.resumption, root_dir, asked.max_concurrency)
 
     from smithers.cli.driving import drive
 
     settings, out = common.settings, common.output
+    if asked.resumed is None and logging.getLogger("smithers").hasHandlers():  # or the engine's warning is shown
+        _hint_at_unknown(loaded, asked, out)
     oversight = None
     if supervision.supervise:
         from smithers.cli.overseeing import Oversight
 
         oversight = Oversight(supervision, settings, out)
+    hot = None
+    if asked.hot:
+        from smithers.engine.reload import HotReload
+
+        hot = HotReload(loaded, file=asked.workflow)
     server, db = serving.listen(settings), settings.db or loaded.db
     return await drive(
-        loaded, start, db=db, settings=settings, out=out, wait=asked.wait, server=server, oversight=oversight
+        loaded, start, db=db, settings=settings, out=out, wait=asked.wait, server=server, oversight=oversight, hot=hot
     )
 
 
-async def _detach(asked: _Asked, serving: Serving, supervision: Supervision, common: Common) -> int:
+def _hint_at_unknown(workflow: SmithersWorkflow, asked: Asked, out: Output) -> None:
+    from smithers.components.inputs import unknown_keys
+
+    if hint := unknown_keys(workflow.input_model, asked.input):
+        out.note(hint)
+
+
+async def _detach(asked: Asked, serving: Serving, supervision: Supervision, common: Common) -> int:
     """Run it in a process of its own."""
     from smithers.cli.detaching import Background, detach_run
     from smithers.engine.loading import load_workflow
 
     loaded = load_workflow(asked.workflow)
+    if asked.hot:
+        from smithers.engine.reload import check_watching
+
+        check_watching()
+    if asked.resumed is None:
+        _hint_at_unknown(loaded, asked, common.output)
     background = Background(
         workflow=asked.workflow,
         db=common.settings.db or loaded.db,
@@ -192,7 +158,7 @@ async def _detach(asked: _Asked, serving: Serving, supervision: Supervision, com
     return await detach_run(loaded, background, common)
 
 
-def _launching(workflow: SmithersWorkflow, asked: _Asked, root_dir: str | None) -> Start:
+def _launching(workflow: SmithersWorkflow, asked: Asked, root_dir: str | None) -> Start:
     async def start(engine: Engine, control: Control) -> tuple[RunHandle, int]:
         del control
         handle = await engine.launch(
@@ -203,10 +169,10 @@ def _launching(workflow: SmithersWorkflow, asked: _Asked, root_dir: str | None) 
             root_dir=root_dir,
             max_concurrency=asked.max_concurrency,
             workflow_path=_absolute(asked.workflow),
-            allow_network=asked.allow_network,
-            sandbox=asked.sandbox,
-            max_output_bytes=asked.max_output_bytes,
-            tool_timeout_ms=asked.tool_timeout_ms,
+            allow_network=asked.tools.allow_network,
+            sandbox=asked.tools.sandbox,
+            max_output_bytes=asked.tools.max_output_bytes,
+            tool_timeout_ms=asked.tools.tool_timeout_ms,
         )
         return handle, 0
 
@@ -217,8 +183,7 @@ def _resuming(
     workflow: SmithersWorkflow,
     run_id: str,
     input: dict[str, object] | None,
-    force: bool,
-    accept_workflow_change: bool,
+    resumption: Resumption,
     root_dir: str | None,
     max_concurrency: int | None,
 ) -> Start:
@@ -230,10 +195,11 @@ def _resuming(
             run_id,
             workflow,
             input=input,
-            force=force,
-            accept_workflow_change=accept_workflow_change,
+            force=resumption.force,
+            accept_workflow_change=resumption.accept_workflow_change,
             root_dir=root_dir,
             max_concurrency=max_concurrency,
+            resumed_by={"triggeredBy": login_name() or "cli", "role": "operator", "atMs": control.clock.now_ms()},
         )
         return handle, before.next_seq
 
@@ -242,17 +208,6 @@ def _resuming(
 
 def _absolute(path: Path) -> str:
     return str(path.resolve())
-
-
-def _resumed_id(resume: str | None, run_id: str | None) -> str | None:
-    if resume is None:
-        return None
-    found = resume or run_id
-    if not found:
-        raise InvalidInput("--resume: which run? Give its id: --resume RUN, or --run-id RUN --resume")
-    if run_id is not None and run_id != found:
-        raise InvalidInput(f"--resume names run {found!r}, --run-id names {run_id!r}")
-    return found
 
 
 async def resume(
@@ -288,7 +243,8 @@ async def resume(
 
     loaded = workflow_of(run, row.workflow_path)
 
-    start = _resuming(loaded, run, None, force, accept_workflow_change, None, max_concurrency)
+    resumption = Resumption(run, force, accept_workflow_change)
+    start = _resuming(loaded, run, None, resumption, None, max_concurrency)
     db = find_database(common.settings)
     return await drive(loaded, start, db=db, settings=common.settings, out=common.output, wait=wait)
 

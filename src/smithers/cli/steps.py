@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from smithers.cli.arguments import as_list, as_object
 from smithers.cli.common import nearest_database
+from smithers.store import database_name
 
 if TYPE_CHECKING:
     from smithers.control.control import Control, RunReport
@@ -26,10 +27,10 @@ class Step(NamedTuple):
 
 def db_flag(db: str) -> str:
     """` --db PATH`, where the commands would find another database by themselves."""
-    found = nearest_database(Path.cwd())
-    if found is not None and Path(db).resolve() == Path(found).resolve():
+    found, name = nearest_database(Path.cwd()), database_name(db)
+    if found is not None and name == database_name(found):
         return ""
-    return f" --db {shlex.quote(db)}"
+    return f" --db {shlex.quote(name if '://' in db else db)}"
 
 
 async def next_steps(control: Control, run_id: str) -> list[Step]:

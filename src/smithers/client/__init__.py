@@ -6,8 +6,17 @@ They speak the published protocol and nothing else, so they work against any gat
 from __future__ import annotations
 
 from smithers.client.client import GatewayClient
+from smithers.client.devtools import DevToolsEvent, DevToolsTree
 from smithers.client.errors import GatewayConnectionLost, GatewayError
 from smithers.client.frames import RunEvent
 from smithers.client.sync_client import SyncGatewayClient
 
-__all__ = ["GatewayClient", "GatewayConnectionLost", "GatewayError", "RunEvent", "SyncGatewayClient"]
+__all__ = [
+    "DevToolsEvent",
+    "DevToolsTree",
+    "GatewayClient",
+    "GatewayConnectionLost",
+    "GatewayError",
+    "RunEvent",
+    "SyncGatewayClient",
+]

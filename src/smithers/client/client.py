@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -12,10 +11,9 @@ from uuid import uuid4
 import httpx2
 
 from smithers.client.addresses import address_of
+from smithers.client.devtools import DevToolsEvent, devtools_event_of
 from smithers.client.errors import GatewayConnectionLost, GatewayError
 from smithers.client.frames import (
-    STEADY_S,
-    Backoff,
     RunEvent,
     answer_of,
     extension_payload,
@@ -27,6 +25,7 @@ from smithers.client.frames import (
     stream_body,
 )
 from smithers.client.methods import Methods
+from smithers.client.redial import Redial
 from smithers.client.sockets import GatewaySocket, open_socket
 from smithers.errors import InvalidInput
 
@@ -119,10 +118,8 @@ class GatewayClient(Methods):
             GatewayError: the gateway refuses: unknown run, no right to read it.
             GatewayConnectionLost: it was out of reach for longer than `patience_s`.
         """
-        backoff, cursor = Backoff(), after_seq
-        lost_at: float | None = None
+        redial, cursor = Redial(patience_s), after_seq
         while True:
-            began = time.monotonic()
             try:
                 async with self.socket([run_id]) as socket:
                     opened = opened_of(await socket.call("streamRunEvents", _after(run_id, cursor)))
@@ -130,25 +127,54 @@ class GatewayClient(Methods):
                     cursor = opened.current_seq if cursor is None else cursor
                     while True:
                         event = run_event_of(await socket.receive(), opened.stream_id)
-                        lost_at = None
+                        redial.heard()
                         if event is None or (event.seq <= cursor and not event.is_last):
                             continue
                         if event.event != "run.gap_resync":
-                            backoff.reset()
+                            redial.reset()
                         cursor = max(cursor, event.seq)
                         yield event
                         if event.is_last:
                             return
             except (GatewayConnectionLost, GatewayError) as error:
-                if isinstance(error, GatewayError) and not error.is_passing:
-                    raise
-                now = time.monotonic()
-                lost_at = now if lost_at is None else lost_at
-                if patience_s is not None and now - lost_at >= patience_s:
-                    raise
-            if time.monotonic() - began > STEADY_S:
-                backoff.reset()
-            await asyncio.sleep(backoff.take())
+                await redial.wait(error)
+
+    async def stream_dev_tools(
+        self, run_id: str, *, after_seq: int | None = None, patience_s: float | None = None
+    ) -> AsyncGenerator[DevToolsEvent]:
+        """How a run's tree changes: a snapshot first, then a delta or a snapshot for each frame. Connects again by itself,
+        and then begins with a snapshot again. There is no end: stop reading when you have seen enough.
+
+        `DevToolsTree` puts the events together.
+
+        Args:
+            after_seq: the frame to go on after, where the past matters; events begin up to 49 frames before it.
+            patience_s: how long the gateway may be out of reach, in seconds; None for as long as it takes.
+
+        Raises:
+            GatewayError: the gateway refuses: unknown run, no right to look at it.
+            GatewayConnectionLost: it was out of reach for longer than `patience_s`.
+        """
+        redial, cursor = Redial(patience_s), after_seq
+        while True:
+            try:
+                async with self.socket([run_id]) as socket:
+                    opened = opened_of(await socket.call("streamDevTools", _after(run_id, cursor)))
+                    while True:
+                        event = devtools_event_of(await socket.receive(), opened.stream_id)
+                        redial.heard()
+                        if event is None:
+                            continue
+                        if event.kind == "delta":
+                            redial.reset()
+                        if after_seq is not None:
+                            cursor = event.seq
+                        yield event
+            except (GatewayConnectionLost, GatewayError) as error:
+                if isinstance(error, GatewayError) and error.error_code == "SeqOutOfRange" and cursor != after_seq:
+                    cursor = after_seq = None  # the run was taken back behind what was seen
+                    continue
+                await redial.wait(error)
 
     async def stream_extension(
         self, namespace: str, key: str, params: Mapping[str, object] | None = None

@@ -141,6 +141,16 @@ class Methods:
         params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
         return an_object(await self.call("getNodeOutput", params))
 
+    async def what_happened(
+        self, run_id: str, *, node_id: str | None = None, iteration: int | None = None
+    ) -> dict[str, object]:
+        """What has happened to a run, or to a node of it, told from its log.
+
+        Needs `run:read`. Raises `GatewayError`.
+        """
+        params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
+        return an_object(await self.call("whatHappened", params))
+
     async def submit_approval(
         self,
         run_id: str,
@@ -416,8 +426,32 @@ class Methods:
         params = given({"fresh": fresh})
         return objects(await self.call("listUsageReports", params))
 
+    async def get_dev_tools_snapshot(self, run_id: str, *, frame_no: int | None = None) -> dict[str, object]:
+        """A run's tree at a frame, with the states of its tasks as they are now.
+
+        Needs `observability:read`. Raises `GatewayError`.
+        """
+        params = given({"runId": run_id, "frameNo": frame_no})
+        return an_object(await self.call("getDevToolsSnapshot", params))
+
+    async def get_node_diff(self, run_id: str, node_id: str, *, iteration: int | None = None) -> dict[str, object]:
+        """What a node's newest attempt has changed in the files of its folder.
+
+        Needs `run:read`. Raises `GatewayError`.
+        """
+        params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
+        return an_object(await self.call("getNodeDiff", params))
+
+    async def get_run_diff(self, run_id: str) -> dict[str, object]:
+        """What a run that has ended has changed in the files of its folders.
+
+        Needs `run:read`. Raises `GatewayError`.
+        """
+        params = given({"runId": run_id})
+        return an_object(await self.call("getRunDiff", params))
+
     async def hijack_run(self, run_id: str, *, options: Mapping[str, object] | None = None) -> dict[str, object]:
-        """Not available in this version.
+        """Record that somebody wants to take a run over. Its agents' sessions are at `hijack-candidates`.
 
         Needs `run:admin`. Raises `GatewayError`.
         """
@@ -433,7 +467,7 @@ class Methods:
         force: bool | None = None,
         no_revert: bool | None = None,
     ) -> dict[str, object]:
-        """Not available in this version.
+        """Take a run back to right after a frame; what came after is gone but for the log, and the run goes on from there.
 
         Needs `run:admin`. Raises `GatewayError`.
         """
@@ -441,40 +475,6 @@ class Methods:
             {"runId": run_id, "frameNo": frame_no, "confirm": confirm, "force": force, "noRevert": no_revert}
         )
         return an_object(await self.call("rewindRun", params))
-
-    async def get_dev_tools_snapshot(self, run_id: str, *, frame_no: int | None = None) -> dict[str, object]:
-        """Not available in this version.
-
-        Needs `observability:read`. Raises `GatewayError`.
-        """
-        params = given({"runId": run_id, "frameNo": frame_no})
-        return an_object(await self.call("getDevToolsSnapshot", params))
-
-    async def get_node_diff(self, run_id: str, node_id: str, *, iteration: int | None = None) -> dict[str, object]:
-        """Not available in this version.
-
-        Needs `run:read`. Raises `GatewayError`.
-        """
-        params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
-        return an_object(await self.call("getNodeDiff", params))
-
-    async def get_run_diff(self, run_id: str) -> dict[str, object]:
-        """Not available in this version.
-
-        Needs `run:read`. Raises `GatewayError`.
-        """
-        params = given({"runId": run_id})
-        return an_object(await self.call("getRunDiff", params))
-
-    async def what_happened(
-        self, run_id: str, *, node_id: str | None = None, iteration: int | None = None
-    ) -> dict[str, object]:
-        """Not available in this version.
-
-        Needs `run:read`. Raises `GatewayError`.
-        """
-        params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
-        return an_object(await self.call("whatHappened", params))
 
     async def create_browser_session(
         self, source: Mapping[str, object], *, viewport: Mapping[str, object] | None = None

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from smithers.client.client import DEFAULT_TIMEOUT_S, GatewayClient
+from smithers.client.devtools import DevToolsEvent
 from smithers.client.errors import GatewayConnectionLost
 from smithers.client.frames import RunEvent
 from smithers.client.sync_methods import SyncMethods
@@ -61,6 +62,12 @@ class SyncGatewayClient(SyncMethods):
     ) -> Generator[RunEvent]:
         """A run's events until it has ended; see `GatewayClient.stream_run_events`."""
         return self._each(self._client.stream_run_events(run_id, after_seq=after_seq, patience_s=patience_s))
+
+    def stream_dev_tools(
+        self, run_id: str, *, after_seq: int | None = None, patience_s: float | None = None
+    ) -> Generator[DevToolsEvent]:
+        """How a run's tree changes; see `GatewayClient.stream_dev_tools`."""
+        return self._each(self._client.stream_dev_tools(run_id, after_seq=after_seq, patience_s=patience_s))
 
     def stream_extension(
         self, namespace: str, key: str, params: Mapping[str, object] | None = None

@@ -141,6 +141,16 @@ class SyncMethods:
         params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
         return an_object(self.call("getNodeOutput", params))
 
+    def what_happened(
+        self, run_id: str, *, node_id: str | None = None, iteration: int | None = None
+    ) -> dict[str, object]:
+        """What has happened to a run, or to a node of it, told from its log.
+
+        Needs `run:read`. Raises `GatewayError`.
+        """
+        params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
+        return an_object(self.call("whatHappened", params))
+
     def submit_approval(
         self,
         run_id: str,
@@ -414,8 +424,32 @@ class SyncMethods:
         params = given({"fresh": fresh})
         return objects(self.call("listUsageReports", params))
 
+    def get_dev_tools_snapshot(self, run_id: str, *, frame_no: int | None = None) -> dict[str, object]:
+        """A run's tree at a frame, with the states of its tasks as they are now.
+
+        Needs `observability:read`. Raises `GatewayError`.
+        """
+        params = given({"runId": run_id, "frameNo": frame_no})
+        return an_object(self.call("getDevToolsSnapshot", params))
+
+    def get_node_diff(self, run_id: str, node_id: str, *, iteration: int | None = None) -> dict[str, object]:
+        """What a node's newest attempt has changed in the files of its folder.
+
+        Needs `run:read`. Raises `GatewayError`.
+        """
+        params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
+        return an_object(self.call("getNodeDiff", params))
+
+    def get_run_diff(self, run_id: str) -> dict[str, object]:
+        """What a run that has ended has changed in the files of its folders.
+
+        Needs `run:read`. Raises `GatewayError`.
+        """
+        params = given({"runId": run_id})
+        return an_object(self.call("getRunDiff", params))
+
     def hijack_run(self, run_id: str, *, options: Mapping[str, object] | None = None) -> dict[str, object]:
-        """Not available in this version.
+        """Record that somebody wants to take a run over. Its agents' sessions are at `hijack-candidates`.
 
         Needs `run:admin`. Raises `GatewayError`.
         """
@@ -431,7 +465,7 @@ class SyncMethods:
         force: bool | None = None,
         no_revert: bool | None = None,
     ) -> dict[str, object]:
-        """Not available in this version.
+        """Take a run back to right after a frame; what came after is gone but for the log, and the run goes on from there.
 
         Needs `run:admin`. Raises `GatewayError`.
         """
@@ -439,40 +473,6 @@ class SyncMethods:
             {"runId": run_id, "frameNo": frame_no, "confirm": confirm, "force": force, "noRevert": no_revert}
         )
         return an_object(self.call("rewindRun", params))
-
-    def get_dev_tools_snapshot(self, run_id: str, *, frame_no: int | None = None) -> dict[str, object]:
-        """Not available in this version.
-
-        Needs `observability:read`. Raises `GatewayError`.
-        """
-        params = given({"runId": run_id, "frameNo": frame_no})
-        return an_object(self.call("getDevToolsSnapshot", params))
-
-    def get_node_diff(self, run_id: str, node_id: str, *, iteration: int | None = None) -> dict[str, object]:
-        """Not available in this version.
-
-        Needs `run:read`. Raises `GatewayError`.
-        """
-        params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
-        return an_object(self.call("getNodeDiff", params))
-
-    def get_run_diff(self, run_id: str) -> dict[str, object]:
-        """Not available in this version.
-
-        Needs `run:read`. Raises `GatewayError`.
-        """
-        params = given({"runId": run_id})
-        return an_object(self.call("getRunDiff", params))
-
-    def what_happened(
-        self, run_id: str, *, node_id: str | None = None, iteration: int | None = None
-    ) -> dict[str, object]:
-        """Not available in this version.
-
-        Needs `run:read`. Raises `GatewayError`.
-        """
-        params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
-        return an_object(self.call("whatHappened", params))
 
     def create_browser_session(
         self, source: Mapping[str, object], *, viewport: Mapping[str, object] | None = None

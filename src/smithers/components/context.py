@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -113,6 +114,16 @@ class Context(Generic[I_co]):
         if scope is not None:
             rows = [r for r in rows if r.node_id.endswith("@@" + scope)]
         return rows
+
+    def worktree_path(self, id: str) -> str | None:
+        """The absolute path of a worktree's folder, by its id; None if it was not mounted in the last render."""
+        self._reads.add(("worktrees",))
+        path = self._data.worktrees.get(self._prefix + id)
+        return None if path is None else self.resolve_worktree_path(path)
+
+    def resolve_worktree_path(self, path: str | os.PathLike[str]) -> str:
+        """The absolute path of a worktree's folder, by the path that its `Worktree` has."""
+        return os.path.abspath(os.path.join(self._data.root_dir, path))  # noqa: PTH100, PTH118 - no link is followed
 
     def iteration_count(self, out: OutputLike, node_id: str) -> int:
         """How many iterations of a task have a row, in the current loop scope."""

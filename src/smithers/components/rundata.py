@@ -16,7 +16,7 @@ from smithers.components.scope import Key, LoopState, logical_id, loops_of_suffi
 from smithers.records import dataclass
 
 ReadKey: TypeAlias = tuple[str, ...]
-"""("table", output key) | ("node", logical id) | ("loops",) | ("signals", name) | ("region", id)"""
+"""("table", output key) | ("node", logical id) | ("loops",) | ("signals", name) | ("region", id) | ("worktrees",)"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,10 @@ class RunData:
     region_errors: dict[str, dict[str, object]] = field(default_factory=dict[str, dict[str, object]])
     patches: dict[str, bool] = field(default_factory=dict[str, bool])
     new_patches: dict[str, bool] = field(default_factory=dict[str, bool])
+    root_dir: str = "."
+    """The folder that the run works in."""
+    worktrees: dict[str, str] = field(default_factory=dict[str, str])
+    """Paths of worktrees by their logical ids, as last mounted."""
     is_fresh: bool = True
     """Whether the run has not yet committed a frame."""
     touched: set[ReadKey] = field(default_factory=set[ReadKey])
@@ -89,6 +93,12 @@ class RunData:
         if self.region_errors.get(region_id) != error:
             self.region_errors[region_id] = error
             self.touched.add(("region", region_id))
+
+    def set_worktrees(self, mounted: dict[str, str]) -> None:
+        """Take in which worktrees are mounted."""
+        if self.worktrees != mounted:
+            self.worktrees = mounted
+            self.touched.add(("worktrees",))
 
     def remember_home(self, node_id: str, innermost: str | None) -> None:
         """Rebuild from stored rows where a node lived, so that reads resolve before a restarted run's first render."""

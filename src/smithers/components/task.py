@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from types import FunctionType
 from typing import ClassVar, Literal, Self, cast
@@ -76,6 +76,24 @@ class CachePolicy:
             checked_count("CachePolicy", "ttl_ms", self.ttl_ms, least=0)
 
 
+@dataclass(frozen=True, slots=True)
+class SideEffect:
+    """What a task changes outside, for those who change a run's history afterwards (rewind, retry, fork).
+
+    Args:
+        idempotent: doing it twice comes to the same as doing it once.
+        revert: an async function of a `RevertContext` that undoes it; its `output` is the task's row. Raising leaves the
+            effect standing.
+    """
+
+    idempotent: bool = False
+    revert: Callable[..., Awaitable[None]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.revert is not None and not callable(self.revert):
+            raise InvalidElement(f"SideEffect: revert must be a function, not {shown(self.revert)}")
+
+
 class Leaf(Element):
     """What every element that finishes by itself has in common. Not used directly."""
 
@@ -93,6 +111,7 @@ class Leaf(Element):
     failure_policy: str | None = None
     priority: int | None = None
     cache: CachePolicy | bool | None = None
+    side_effect: SideEffect | None = None
     wait_async: bool = False
 
     def _leaf(
@@ -212,6 +231,7 @@ class Task(Leaf):
         max_schema_retries: correction turns of an agent within one attempt.
         fork: go on from a copy of the conversation of the task with this id.
         allow_tools: tool names that a command-line agent may use.
+        side_effect: it changes something outside, other than through tools; see `SideEffect`.
     """
 
     tag: ClassVar[str] = "smithers:task"
@@ -252,6 +272,7 @@ class Task(Leaf):
         max_schema_retries: int = 3,
         fork: str | None = None,
         allow_tools: Iterable[str] | None = None,
+        side_effect: SideEffect | Mapping[str, object] | bool = False,
         key: str | None = None,
         label: str | None = None,
         meta: Mapping[str, object] | None = None,
@@ -290,6 +311,9 @@ class Task(Leaf):
             d["fork"] = checked_id(f"{where}: fork", fork)
         if allow_tools is not None:
             d["allow_tools"] = checked_names(where, "allow_tools", allow_tools)
+        if side_effect is not False:
+            given = SideEffect() if side_effect is True else side_effect
+            d["side_effect"] = checked_record(where, "side_effect", SideEffect, given)
 
     def __getitem__(self, children: Children) -> Self:
         """This task with this work: a prompt, a callable, or a static value."""

@@ -33,7 +33,9 @@ class SmithersDb:
         """The open store; opened by the first call. Raises `StorageError`."""
         if self._store is None:
             settings = self._settings or Settings.from_environment()
-            self._store = open_store(self.db, durability=settings.durability, busy_timeout_s=settings.busy_timeout_s)
+            self._store = open_store(
+                self.db, durability=settings.durability, busy_timeout_s=settings.busy_timeout_s, pool=settings.db_pool
+            )
         return self._store
 
     def close(self) -> None:

@@ -183,6 +183,7 @@ async def declare_cron(
     row = _new_row(control, workflow, pattern, name, True, time_zone, missed, name)
 
     def job(connection: Session) -> CronRow:
+        table.lock(connection, name)
         found = table.get(connection, name)
         if found is not None and found.enabled and found.next_run_at_ms is not None:
             wanted = (row.pattern, row.workflow_path, row.time_zone, row.missed)
@@ -232,6 +233,7 @@ async def record_run(control: Control, cron_id: str, run_id: str | None = None) 
     now = control.clock.now_ms()
 
     def job(connection: Session) -> CronRow | None:
+        table.lock(connection, cron_id)
         row = table.get(connection, cron_id)
         if row is None:
             return None

@@ -110,6 +110,7 @@ async def put_ticket(
     now = control.clock.now_ms()
 
     def job(connection: Session) -> DocRow:
+        table.lock(connection)
         before = table.get(connection, path)
         row = DocRow(
             path,
@@ -134,6 +135,7 @@ async def update_ticket(control: Control, path: str, *, content: str | None = No
     now = control.clock.now_ms()
 
     def job(connection: Session) -> DocRow:
+        table.lock(connection)
         row = _require_live(connection, path)._replace(updated_at_ms=now)
         if content is not None:
             row = row._replace(content=content, content_hash=content_hash(content))
@@ -151,6 +153,7 @@ async def delete_ticket(control: Control, path: str) -> Wire:
     now = control.clock.now_ms()
 
     def job(connection: Session) -> None:
+        table.lock(connection)
         table.put(connection, _require_live(connection, path)._replace(updated_at_ms=now, deleted_at_ms=now))
 
     await control.store.awrite(job)
@@ -263,6 +266,7 @@ async def import_tickets(control: Control, folder: Path) -> list[str]:
         return import_plan(files, stored, now)
 
     def job(connection: Session) -> list[DocRow]:
+        table.lock(connection)
         rows = plan(connection)
         for row in rows:
             table.put(connection, row)

@@ -13,12 +13,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 from smithers.components.workflow import SmithersWorkflow
 from smithers.control.control import Control
 from smithers.control.mirror import Mirror
+from smithers.control.pruning import keep_pruned
 from smithers.control.streams import RunStream, StreamHub
+from smithers.control.travel.audit import tend
 from smithers.control.workflows import WorkflowFiles
 from smithers.engine import leases
 from smithers.engine.admission import checked_run_id
@@ -32,11 +33,12 @@ from smithers.errors import (
     RunNotFound,
     RunNotResumable,
     SmithersError,
+    StorageError,
     StoreNotFound,
 )
 from smithers.ids import new_id
 from smithers.settings import Settings
-from smithers.store import open_store
+from smithers.store import database_name, open_store
 from smithers.store.interface import RunRow
 from smithers.store.sql import mirror, pages, reads
 from smithers.store.sql.store import SqlStore
@@ -56,7 +58,10 @@ class Place:
     hub: StreamHub
     control: Control
     mirror: Mirror | None = None
+    host: Host | None = None
     hosting: asyncio.Task[None] | None = None
+    pruning: asyncio.Task[None] | None = None
+    tending: asyncio.Task[None] | None = None
 
     def stream(self, run_id: str, after: int) -> RunStream:
         """Read a run's log on from an event number; to be closed. Raises `RunNotFound`."""
@@ -76,6 +81,7 @@ class Hosting:
         tools: how the tools of the runs that are started here work.
         workflow_of: finds the workflow that a stored run is gone on with, or None to leave the run alone; by default it is
             loaded from the file that the run was started from.
+        room: how many more runs of the queue may be started; by default as hosts have it.
     """
 
     def __init__(
@@ -88,17 +94,21 @@ class Hosting:
         on_open: Callable[[Place], None] | None = None,
         tools: ToolOptions = DEFAULT,
         workflow_of: Callable[[Place, RunRow], Awaitable[SmithersWorkflow | None]] | None = None,
+        room: Callable[[], int] | None = None,
     ) -> None:
         self.files = files
         self._find_workflow = workflow_of
+        self._room = room
         self._tools = tools
         self.clock: Clock = clock or SystemClock()
         self._settings = settings
         self._on_open = on_open
-        self._db = None if db is None else place_name(db)
+        self._db = None if db is None else database_name(db)
         self._places: dict[str, Place] = {}
         self._names: dict[str, str] = {}
         """Names of databases by how workflows spell them."""
+        self._spelled: dict[str, str] = {} if db is None or self._db is None else {self._db: db}
+        """How to open a database by its name, which has no password."""
         self._opening = asyncio.Lock()
         self._homes: dict[str, Place] = {}
         self._busy: set[str] = set()
@@ -126,6 +136,9 @@ class Hosting:
         self._stop.set()
         places = sorted(self._places.values(), key=lambda p: p.path == self._db)  # mirrors write to the server's
         for place in places:
+            for task in (place.pruning, place.tending):
+                if task is not None:
+                    task.cancel()
             if place.hosting is not None:
                 await asyncio.gather(place.hosting, return_exceptions=True)
         for place in places:
@@ -153,13 +166,17 @@ class Hosting:
         for place in self.places:
             for name, value in place.store.read(pages.gauges).items():
                 found[name] = found.get(name, 0) + value
+        size = self._settings.agents * len(self.places)
+        free = sum(place.engine.agents.free for place in self.places)
+        found["smithers.scheduler.concurrency_utilization"] = (size - free) / size if size else 0.0
         return found
 
     async def place(self, db: str, *, create: bool = True) -> Place:
         """The database of this name, opened if need be. Raises `StorageError`."""
         name = self._names.get(db)
         if name is None:
-            name = self._names[db] = place_name(db)
+            name = self._names[db] = database_name(db)
+            self._spelled.setdefault(name, db)
         found = self._places.get(name)
         if found is None:
             async with self._opening:
@@ -172,10 +189,11 @@ class Hosting:
         settings = self._settings
         store = await asyncio.to_thread(
             open_store,
-            name,
+            self._spelled.get(name, name),
             create=create,
             durability=settings.durability,
             busy_timeout_s=settings.busy_timeout_s,
+            pool=settings.db_pool,
         )
         hub = StreamHub(store)
         engine = Engine(store, settings, self.clock)
@@ -188,15 +206,25 @@ class Hosting:
             self._on_open(place)
         await engine.start()
         place.hosting = asyncio.create_task(self._host(place))
+        place.pruning = asyncio.create_task(keep_pruned(place.store, self.clock))
+        place.tending = asyncio.create_task(tend(place.control))
         return place
 
     async def _host(self, place: Place) -> None:
         while not self._stop.is_set():
             try:
-                await Host(place.engine, partial(self._workflow_of, place)).run(self._stop)
+                place.host = Host(place.engine, partial(self._workflow_of, place), room=self._room)
+                place.host.on_room = self.freed
+                await place.host.run(self._stop)
             except SmithersError as error:
                 log.warning("hosting stopped for a while", extra={"code": error.error_code})
                 await asyncio.sleep(HOST_RETRY_S)
+
+    def freed(self) -> None:
+        """There may be room for a run of the queue, whichever database it is in."""
+        for place in self._places.values():
+            if place.host is not None:
+                place.host.freed()
 
     async def _workflow_of(self, place: Place, row: RunRow) -> SmithersWorkflow | None:
         if self._find_workflow is not None:
@@ -207,12 +235,16 @@ class Hosting:
         return workflow
 
     async def shown(self) -> Place | None:
-        """The server's own database, with every mirrored run as it is now; None if the server has none."""
+        """The server's own database, with every mirrored run as it is now, or, while nothing can be written there (a full
+        disk), as it was mirrored last; None if the server has none."""
         server = self.server
         if server is not None:
             for place in self.places:
                 if place.mirror is not None:
-                    await place.mirror.flush()
+                    try:
+                        await place.mirror.flush()
+                    except StorageError as error:  # the mirror goes on trying, and tells
+                        log.debug("runs are shown as they were", extra={"code": error.error_code})
         return server
 
     # ── launching and resuming ─────────────────────────────────────────────────────────────────────────────────────
@@ -337,11 +369,6 @@ class Hosting:
         self._homes[run_id] = place
         if len(self._homes) > MAX_REMEMBERED:
             del self._homes[next(iter(self._homes))]
-
-
-def place_name(db: str) -> str:
-    """One name for a database, however it was spelled."""
-    return str(Path(db.removeprefix("sqlite:///")).resolve()) if "://" not in db.removeprefix("sqlite:///") else db
 
 
 def _has(connection: reads.Session, run_id: str) -> bool:

@@ -12,7 +12,7 @@ from smithers.graph.frames import decode_frame
 from smithers.graph.tree import TreeNode, canonical
 from smithers.jsons import object_of, text_of
 from smithers.store.interface import FrameRow, RunRow
-from smithers.store.sql import lineage, pages, reads
+from smithers.store.sql import checkpoints, lineage, pages, reads
 
 
 class RunStatusView(NamedTuple):
@@ -85,9 +85,21 @@ async def run_list(
 
     def query(c: reads.Session) -> list[dict[str, object]]:
         found = pages.run_page(c, statuses=statuses, workflow=workflow or None, limit=limit)
-        return [{**run_row(run, config), "runState": _state(c, run, now)} for run, config in found]
+        return [
+            {**run_row(run, config), **vcs_facts(c, run.run_id), "runState": _state(c, run, now)}
+            for run, config in found
+        ]
 
     return await control.store.aread(query)
+
+
+def vcs_facts(c: reads.Session, run_id: str) -> dict[str, object]:
+    """Under which version control a run works, and the commit that holds its files as it found them, as they are sent;
+    nothing if it is under none, or has changed no files."""
+    found = next((place for place in checkpoints.workspaces(c, run_id) if place.vcs_type is not None), None)
+    if found is None:
+        return {}
+    return {"vcsType": found.vcs_type, "vcsRoot": found.vcs_root, "vcsRevision": found.base_ref}
 
 
 def run_row(run: RunRow, config_json: str | None) -> dict[str, object]:
@@ -150,29 +162,34 @@ async def frame_list(
     control: Control, run_id: str, *, after: int | None = None, limit: int = 50
 ) -> list[dict[str, object]]:
     """The newest frames, newest first, as they are sent: each with its whole tree, however it is stored."""
-    rows, wanted = await control.store.aread(lambda c: pages.newest_frames(c, run_id, after, limit))
-    out: list[dict[str, object]] = []
-    tree: TreeNode | None = None
-    for index, row in enumerate(rows):
-        tree = decode_frame(row.encoding, row.tree, tree)
-        if index < len(rows) - wanted:
-            continue
-        out.append(_frame(run_id, row, tree))
-    return out[::-1]
+
+    def query(c: reads.Session) -> list[dict[str, object]]:
+        rows, wanted = pages.newest_frames(c, run_id, after, limit)
+        return _frames(run_id, rows, wanted)[::-1]
+
+    return await control.store.aread(query)
 
 
 async def frame(control: Control, run_id: str, frame_no: int | None = None) -> dict[str, object] | None:
     """One frame, the newest by default, as it is sent; None if there is none of this number. Raises `RunNotFound`."""
 
-    def query(c: reads.Session) -> list[FrameRow]:
+    def query(c: reads.Session) -> list[dict[str, object]]:
         reads.run(c, run_id)
-        return pages.frame_rows(c, run_id, frame_no)
+        return _frames(run_id, pages.frame_rows(c, run_id, frame_no), 1)
 
-    rows = await control.store.aread(query)
+    found = await control.store.aread(query)
+    return found[0] if found else None
+
+
+def _frames(run_id: str, rows: list[FrameRow], wanted: int) -> list[dict[str, object]]:
+    """The last so many of a chain of frames. Large trees take a while to read: not on the event loop."""
+    out: list[dict[str, object]] = []
     tree: TreeNode | None = None
-    for row in rows:
+    for index, row in enumerate(rows):
         tree = decode_frame(row.encoding, row.tree, tree)
-    return _frame(run_id, rows[-1], tree) if rows else None
+        if index >= len(rows) - wanted:
+            out.append(_frame(run_id, row, tree))
+    return out
 
 
 def _frame(run_id: str, row: FrameRow, tree: TreeNode | None) -> dict[str, object]:

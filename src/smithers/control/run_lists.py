@@ -14,7 +14,7 @@ from pydantic_core import from_json
 
 from smithers.control import views
 from smithers.control.control import Control
-from smithers.control.listing import run_row
+from smithers.control.listing import run_row, vcs_facts
 from smithers.errors import AttemptNotFound, RunNotFound
 from smithers.events import EventRow, wire_object
 from smithers.jsons import int_of, list_of, object_of, text_of
@@ -61,12 +61,15 @@ def resolve_key(
 
 def run_summary(listed: ListedRun, registered: Collection[str]) -> Wire:
     """A run as lists have it."""
-    run, config_json, workflow_key, listed_as, is_system, started_by = listed
-    found = run_row(run, config_json)
-    found["workflowKey"] = resolve_key(workflow_key, run.workflow_name, listed_as, registered)
-    found["system"] = is_system != 0
-    if started_by is not None:
-        found["startedBy"] = from_json(started_by)
+    run = listed.run
+    found = run_row(run, listed.config_json)
+    found["workflowKey"] = resolve_key(listed.workflow_key, run.workflow_name, listed.listed_as, registered)
+    found["system"] = listed.is_system != 0
+    found["hijackRequestedAtMs"], found["hijackTarget"] = listed.hijack_requested_at_ms, listed.hijack_target
+    if listed.started_by_json is not None:
+        found["startedBy"] = from_json(listed.started_by_json)
+    if listed.resumed_by_json is not None:
+        found["resumedBy"] = from_json(listed.resumed_by_json)
     return found
 
 
@@ -151,7 +154,7 @@ async def run_record(control: Control, run_id: str, *, registered: Collection[st
     def query(c: reads.Session) -> Wire:
         listed = run_pages.listed_run(c, run_id)
         run = listed.run
-        found = run_summary(listed, registered)
+        found = run_summary(listed, registered) | vcs_facts(c, run_id)
         found["summary"] = pages.node_counts(c, run_id)
         found["runState"] = run_state(c, run, now)
         if run.status == "finished":

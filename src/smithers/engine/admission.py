@@ -24,6 +24,9 @@ from smithers.errors import (
 from smithers.store.interface import LoadedRun, RunRow
 
 MAX_RUN_ID = 256
+DEFAULT_QUEUE = "default"
+MAX_QUEUE_NAME = 64
+MAX_PRIORITY = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,31 @@ class LaunchStamp:
     is_system: bool = False
     started_by: Mapping[str, object] | None = None
     config: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a run waits that is only stored, for a host with room to start it.
+
+    Attributes:
+        limit: so many may wait already; no limit if None.
+        queue: whose limits hold for the run.
+        priority: the higher, the sooner.
+    """
+
+    limit: int | None = None
+    queue: str = DEFAULT_QUEUE
+    priority: int = 0
+
+    def check(self) -> Place:
+        """The place, if it can be one. Raises `InvalidInput`."""
+        if not self.queue or len(self.queue) > MAX_QUEUE_NAME or not self.queue.isprintable() or ":" in self.queue:
+            raise InvalidInput(
+                f"the name of a queue is 1 to {MAX_QUEUE_NAME} printable characters and has no colon, not {self.queue!r:.80}"
+            )
+        if isinstance(self.priority, bool) or not -MAX_PRIORITY <= self.priority <= MAX_PRIORITY:
+            raise InvalidInput(f"priority must be from -{MAX_PRIORITY} to {MAX_PRIORITY}, not {self.priority!r}")
+        return self
 
 
 def checked_run_id(run_id: str) -> str:

@@ -5,6 +5,7 @@ Which agent of a chain is asked, and how its answer becomes a row, is `smithers.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from smithers.agents.calls import AgentCall, UsageReport
@@ -43,7 +44,11 @@ async def ask(
     warning = await shared.tools.warning(*leaf.key, done.attempt)
     if warning is not None:
         prompt = f"{warning}\n\n{prompt}"
+    if done.root_dir is not None:
+        place = f"You work in {done.root_dir}, a git worktree of its own. Change files in it and nowhere else."
+        prompt = f"{place}\n\n{prompt}"
     done.meta = {"kind": "agent", "prompt": prompt}
+    done.measured = {**(done.measured or {}), "promptSizeBytes": len(prompt.encode("utf-8", "surrogatepass"))}
     call = AgentCall(
         prompt=prompt,
         output_type=leaf.schema,
@@ -51,7 +56,7 @@ async def ask(
         node_id=leaf.key[0],
         iteration=leaf.key[1],
         attempt=done.attempt,
-        root_dir=shared.root_dir,
+        root_dir=runtime.root_dir,
         messages=messages,
         last_heartbeat=runtime.last_heartbeat,
         max_schema_retries=element.max_schema_retries,
@@ -60,6 +65,8 @@ async def ask(
         allow_tools=element.allow_tools,
         as_tools=_pydantic_tools,
     )
+    if any(getattr(agent, "touches_files", False) is True for agent in agent_chain(element.agent)):
+        await asyncio.to_thread(runtime.touches_files)
     with acting_as(runtime):
         result = await run_agent(
             agent_chain(element.agent),
@@ -70,6 +77,8 @@ async def ask(
             now_ms=shared.now_ms,
         )
     done.text = result.text
+    if result.text is not None:
+        done.measured["responseSizeBytes"] = len(result.text.encode("utf-8", "surrogatepass"))
     done.meta |= {"agentId": result.agent_id, "agentEngine": result.engine, "agentModel": result.model}
     if result.messages is not None:
         done.meta["agentConversation"] = result.messages

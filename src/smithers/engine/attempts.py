@@ -32,6 +32,7 @@ from smithers.store.interface import SqlValue
 if TYPE_CHECKING:
     from smithers.agents.chain import ChainState
     from smithers.engine.calls import RunTools
+    from smithers.engine.workspaces import Stored, Workspaces
 
 AGENT_SILENCE_MS = 600_000
 """Longest silence of an agent that does not say otherwise, in milliseconds."""
@@ -54,11 +55,19 @@ class Completion:
     is_over: bool = False
     """Whether the work has ended, or is not waited for any more."""
     is_cached: bool = False
+    measured: dict[str, object] | None = None
+    """What metrics count of it, told with its end."""
     parked: NodeState | None = None
     """A subflow that waits: the state that its node takes."""
     text: str | None = None
     meta: dict[str, object] | None = None
     cache_row: tuple[SqlValue, ...] | None = None
+    root_dir: Path | None = None
+    """The worktree that it works in, if it is in one."""
+    is_touching: bool = False
+    """Whether it has changed files, as far as its tools tell."""
+    files: Stored | None = None
+    """What it has left of them."""
 
 
 @dataclass(slots=True)
@@ -78,6 +87,7 @@ class AttemptContext:
         tools: what their tools work with.
         deps: looks up what a leaf depends on, by parameter name.
         poke: tells the driver that something is to be written; called in the loop's thread.
+        has_checkpoints: whether files that tasks change are stored.
     """
 
     def __init__(
@@ -90,12 +100,15 @@ class AttemptContext:
         now_ms: Callable[[], int],
         deps: Callable[[LeafNode], dict[str, object]],
         poke: Callable[[], None],
+        has_checkpoints: bool = True,
     ) -> None:
         self.run_id = run_id
         self.root_dir = root_dir
         self.tools = tools
         self.threads = threads
         self._chain: ChainState | None = None
+        self._workspaces: Workspaces | None = None
+        self.has_checkpoints = has_checkpoints
         self.now_ms = now_ms
         self.deps = deps
         self.poke = poke
@@ -111,6 +124,17 @@ class AttemptContext:
 
             self._chain = ChainState()
         return self._chain
+
+    @property
+    def workspaces(self) -> Workspaces:
+        """The folders that files are changed in; made when the first one is."""
+        if self._workspaces is None:
+            from smithers.engine.workspaces import Workspaces
+
+            self._workspaces = Workspaces(
+                self.tools.store, self.run_id, self.root_dir, self.now_ms, is_storing=self.has_checkpoints
+            )
+        return self._workspaces
 
     def retire(self) -> None:
         """Nobody drives the run any more: what a thread still says that outlived its attempt is for nobody."""
@@ -192,15 +216,17 @@ async def run_attempt(
     leaf, element = done.leaf, done.leaf.element
     limit = element.heartbeat_timeout_ms or (AGENT_SILENCE_MS if leaf.kind is LeafKind.AGENT else None)
     liveness = _Liveness(limit, shared.loop) if limit is not None else None
+    root_dir = done.root_dir or shared.root_dir
     runtime = TaskRuntime(
         shared.run_id,
         leaf.key[0],
         leaf.key[1],
         done.attempt,
-        shared.root_dir,
+        root_dir,
         shared.tools,
         last_heartbeat,
         on_beat=_beater(shared, done, liveness),
+        on_touch=lambda: shared.workspaces.begin(root_dir),
     )
     deadline = asyncio.timeout(element.timeout_ms / 1000) if element.timeout_ms is not None else None
     try:
@@ -236,6 +262,7 @@ async def run_attempt(
         done.error = error
     finally:
         done.is_over = True
+        done.is_touching = runtime.is_touching
         runtime.abort()
         if liveness is not None:
             liveness.stop()

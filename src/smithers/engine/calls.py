@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import field
 from typing import TYPE_CHECKING
 
 from smithers.engine.hub import Hub
@@ -19,7 +21,7 @@ from smithers.events import EventDraft, event
 from smithers.records import dataclass
 from smithers.store.calls import CallEnd, CallState, JournalEntry, ToolCallRow
 from smithers.store.interface import CancelRequested
-from smithers.store.sql import calls
+from smithers.store.sql import calls, effects
 from smithers.store.sql.store import SqlStore
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from smithers.tools.journal import ToolCallRecord
 
 log = logging.getLogger(__name__)
+
+
+_NOTHING: tuple[frozenset[str], Counter[tuple[str, int]]] = (frozenset(), Counter())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +47,9 @@ class RunTools:
     owner: str
     epoch: int
     options: ToolOptions = DEFAULT
+    _undone: list[tuple[frozenset[str], Counter[tuple[str, int]]]] = field(
+        default_factory=list[tuple[frozenset[str], Counter[tuple[str, int]]]], repr=False
+    )
 
     def context(self, runtime: TaskRuntime) -> ToolContext:
         """The context of an attempt. Of an attempt after the first, its log tells what is not to be repeated."""
@@ -72,7 +80,18 @@ class RunTools:
             attempt=runtime.attempt,
             journal=AttemptJournal(self, runtime),
             aborted=runtime.aborted,
+            on_touch=runtime.touches_files,
+            spent_keys=self.undone[0],
         )
+
+    @property
+    def undone(self) -> tuple[frozenset[str], Counter[tuple[str, int]]]:
+        """What time travel has undone in this run: idempotency keys of calls, and how often each task's own effect."""
+        if self.epoch == 1:  # the owner that it was launched with: nobody has changed its history
+            return _NOTHING
+        if not self._undone:
+            self._undone.append(self.store.read(lambda c: effects.undone(c, self.run_id)))
+        return self._undone[0]
 
     def earlier(self, node_id: str, iteration: int, attempt: int) -> tuple[ToolCallRecord, ...]:
         """The calls of attempts before this one that may not be repeated blindly, in order."""

@@ -53,7 +53,7 @@ async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
             run_id=run_id,
             parent_run_id=driver.state.run_id,
             auth=driver.state.data.auth,
-            root_dir=driver.options.root_dir,
+            root_dir=driver.options.root_dir if done.root_dir is None else str(done.root_dir),
             max_concurrency=driver.options.max_concurrency,
             allow_network=tools.allow_network,
             sandbox=tools.sandbox,
@@ -64,7 +64,8 @@ async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
         if left == 0 and await _stop(engine, run_id):
             raise _late(done, element) from None
         try:
-            handle = await _existing(engine, run_id, workflow, is_retry=driver.state.failures_ever(leaf.key) > 0)
+            is_retry, is_new = driver.state.failures_ever(leaf.key) > 0, driver.state.generation > 0
+            handle = await _existing(engine, run_id, workflow, is_retry=is_retry, is_new=is_new)
         except OwnershipError:  # another process drives it; its end wakes this run
             done.parked = NodeState.WAITING_EVENT
             return
@@ -123,14 +124,20 @@ def _name_task(driver: Driver, key: Key) -> None:
             name_launcher(task_traceparent(run, *key))
 
 
-async def _existing(engine: Engine, run_id: str, workflow: SmithersWorkflow, *, is_retry: bool) -> RunHandle:
+async def _existing(
+    engine: Engine, run_id: str, workflow: SmithersWorkflow, *, is_retry: bool, is_new: bool
+) -> RunHandle:
     """The child that an earlier attempt has started. It goes on if it can: also after it was cancelled with its parent,
-    or failed and this is another try."""
+    or failed and this is another try.
+
+    Args:
+        is_new: the workflow's source was loaded anew since; the child takes it as its parent has.
+    """
     row = await engine.run_row(run_id)
     was_stopped = row.status == "cancelled" and row.cancel_request_source == "parent"
     if was_stopped or (row.status == "failed" and is_retry):
-        return await engine.resume(run_id, workflow)
-    return await engine.attach(run_id, workflow)
+        return await engine.resume(run_id, workflow, accept_workflow_change=is_new)
+    return await engine.attach(run_id, workflow, accept_workflow_change=is_new)
 
 
 def _unwrap(result: RunResult) -> object:

@@ -21,6 +21,7 @@ from smithers.engine.attempts import AttemptContext, Completion
 from smithers.engine.calls import RunTools
 from smithers.engine.ending import Ending, broken, ending_of, parking_status, result_of, write_ending
 from smithers.engine.flow import Flow
+from smithers.engine.generations import Generation, Handover, hand_over
 from smithers.engine.recovery import carry, close_lost_attempts, reopen
 from smithers.engine.result import RunResult
 from smithers.engine.settle import Settler
@@ -71,6 +72,8 @@ class Driver:
         """Whether nodes that were cancelled with the run may run again."""
         self.source_change: tuple[str | None, str | None] | None = None
         """Hash and path of the accepted new source, to be recorded."""
+        self._handover: Handover | None = None
+        """New code that waits for the next step."""
         self._launch = launch
         self._parent_run_id: str | None = None
         self._known_as: str | None = None
@@ -101,7 +104,9 @@ class Driver:
             now_ms=engine.clock.now_ms,
             deps=lambda leaf: self.work.dependencies(leaf),
             poke=self.poke,
+            has_checkpoints=engine.settings.has_checkpoints,
         )
+        state.data.root_dir = str(self.shared.root_dir)
         self.desk = WaitDesk(state, engine.clock.now_ms, self._check_history)
         self.settler = Settler(state)
         self.work = Work(self)
@@ -141,6 +146,14 @@ class Driver:
             self.result.set_exception(LeaseLost(f"run {self.state.run_id!r} was taken over by another process"))
         self._wake.set()
 
+    def reload(self, generation: Generation) -> asyncio.Future[Exception | None]:
+        """Go on with new code from the next step on. The answer is as `Handover` has it."""
+        handover = self._handover = Handover(generation)
+        if self.result.done():
+            handover.give_up()
+        self._wake.set()
+        return handover.answer
+
     def complete(self, completion: Completion) -> None:
         """Work has come to an end; its result goes into the next step."""
         self._completions.append(completion)
@@ -170,6 +183,8 @@ class Driver:
                 self.result.set_exception(error)
         finally:
             self.engine.forget(self)
+            if self._handover is not None:
+                self._handover.give_up()
             if self._is_over:
                 self._come_apart()
             for future in (self.admitted, self.result):
@@ -204,6 +219,9 @@ class Driver:
                 self._completions = [done for done in self._completions if not done.is_aborted]
             try:
                 self._recover()
+                if self._handover is not None and not self._releasing:
+                    handover, self._handover = self._handover, None
+                    hand_over(self, handover)
                 late = state.timeouts_due(step.now_ms)
                 if step.launch is None and (late or self._check_inbox):
                     await self._look_outside(late, step.now_ms)
@@ -232,9 +250,15 @@ class Driver:
                 if self._known_as != state.name:
                     self._introduce()  # rendering has told the run's name
             if step.status is not None and ending is not None:
+                keeps = state.config.get("keepWorktrees") is True
+                if ending.status is RunStatus.FINISHED and self.flow.has_worktrees and not keeps:
+                    await self.shared.workspaces.tidy()
                 if not self.result.done():
                     self.result.set_result(result_of(state, ending))
                 self._is_over = not self.work.is_busy
+                return
+            if self.result.done():  # lost while the step was being written: what it was to start is somebody else's
+                self.work.abort_all()
                 return
             if self.work.start_all():
                 await asyncio.sleep(0)  # their first turn: what has ended by then goes into the next step
@@ -361,7 +385,8 @@ class Driver:
             progress.events.clear()
         if progress.beats:
             for (node_id, iteration, attempt), (moment, data) in progress.beats.items():
-                self.state.row("heartbeat", moment, data, self.state.run_id, node_id, iteration, attempt)
+                frame_no = self.state.step.frame_no
+                self.state.row("heartbeat", moment, data, frame_no, self.state.run_id, node_id, iteration, attempt)
                 if data is not None:
                     self.state.checkpoints[(node_id, iteration)] = from_json(data)
                 self.state.step.events.append(

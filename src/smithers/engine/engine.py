@@ -1,85 +1,59 @@
-"""Engine: the host of this process's runs on one database. Launches, resumes, keeps leases, wakes what can go on.
+"""Engine: the host of this process's runs on one database. Launches and resumes them, and drives them on.
 
-One engine serves one event loop and one store. It owns no run logic: that is the driver's.
+One engine serves one event loop and one store. It owns no run logic: that is the driver's. Leases, wake-ups and the engine's
+own life are in `keeping`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from contextlib import suppress
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 from pydantic_core import from_json, to_json
 
 from smithers.ambient import SandboxMode
+from smithers.components.inputs import unknown_keys
 from smithers.components.rundata import RunData
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine import leases
 from smithers.engine.admission import (
     LaunchStamp,
+    Place,
     check_claimable,
     check_unchanged,
     checked_run_id,
     run_config,
     workflow_hash,
 )
-from smithers.engine.clock import Clock, SystemClock
 from smithers.engine.continuation import new_run_id
 from smithers.engine.driver import Driver, DriverOptions
-from smithers.engine.hub import Hub
+from smithers.engine.keeping import Keeper, RunHandle, path_of
 from smithers.engine.recovery import restore
 from smithers.engine.result import RunResult
-from smithers.engine.room import AgentRoom
 from smithers.engine.state import RunState
 from smithers.engine.tooling import ToolOptions
 from smithers.errors import (
-    AutoResumeGaveUp,
-    InputMismatch,
     LeaseLost,
     OwnershipError,
     RunAlreadyExists,
-    RunNotResumable,
     SmithersError,
-    error_object,
 )
 from smithers.events import event
 from smithers.jsons import int_of, text_of
-from smithers.records import dataclass
 from smithers.scheduler.states import RunStatus
-from smithers.settings import Settings
-from smithers.store.columns import TableDef, table_def
-from smithers.store.interface import LaunchedBefore, LoadedRun, NewRun, RunRow, StatusChange, Step
-from smithers.store.sql import reads
+from smithers.store.interface import LaunchedBefore, NewRun, RunRow
+from smithers.store.sql import queue, reads
 
-if TYPE_CHECKING:
-    from smithers.store.sql.store import SqlStore
-
+__all__ = ["Engine", "RunHandle"]
 log = logging.getLogger(__name__)
 _STARTED = (event("RunStarted"), event("RunStatusChanged", None, None, status="running"))
 
 
-@dataclass(slots=True)
-class RunHandle:
-    """A run that this engine drives. `result` is how it ends or parks; for a continued run, how its last successor does."""
-
-    run_id: str
-    result: asyncio.Future[RunResult]
-
-
-@lru_cache(maxsize=256)
-def _path(text: str) -> Path:
-    """A path object; making one takes as long as a step's smaller parts, and runs name the same few."""
-    return Path(text)
-
-
-class Engine:
+class Engine(Keeper):
     """Drives runs of one store in the running event loop.
 
     Args:
@@ -87,29 +61,6 @@ class Engine:
         settings: how to work; from the environment by default.
         clock: the time; the machine's by default.
     """
-
-    def __init__(self, store: SqlStore, settings: Settings | None = None, clock: Clock | None = None) -> None:
-        self.store = store
-        self.settings = settings or Settings.from_environment()
-        self.clock: Clock = clock or SystemClock()
-        self.loop = asyncio.get_running_loop()
-        self.owner = leases.new_owner_id()
-        self.hub = Hub()
-        self.threads = ThreadPoolExecutor(self.settings.sync_threads, thread_name_prefix="smithers-task")
-        self.drivers: dict[str, Driver] = {}
-        self._handles: dict[str, RunHandle] = {}
-        self._claim_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        """The handle of each driven run; a continued run's successors share its own."""
-        self.agents = AgentRoom(self.settings.agents)
-        self._cared_for: set[str] = set()
-        self._tasks: set[asyncio.Task[object]] = set()
-        self._forsaken: set[str] = set()
-        """Runs that were marked as ours at the last heartbeat although nobody drives them."""
-        self._heartbeat: asyncio.Task[None] | None = None
-        self._unwatch: Callable[[], None] | None = None
-        self._wakeup_cursor = 0
-        self.on_wakeup: Callable[[str], None] | None = None
-        """Told of wake-ups of runs that this engine does not drive; a host resumes them."""
 
     # ── launching ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -130,7 +81,9 @@ class Engine:
         sandbox: SandboxMode = "required",
         max_output_bytes: int | None = None,
         tool_timeout_ms: int | None = None,
+        keep_worktrees: bool = False,
         stamp: LaunchStamp | None = None,
+        waits: Place | None = None,
     ) -> RunHandle:
         """Start a run. Answers once the run and its first step are durable (or the run has failed for good).
 
@@ -139,18 +92,26 @@ class Engine:
             sandbox: `"off"` runs those commands without isolation; stored with the run.
             max_output_bytes: the most that a tool of this run reads, writes or returns; stored with the run.
             tool_timeout_ms: the longest that a command or search of these tools takes; stored with the run.
+            keep_worktrees: remove no worktrees of the run when it has succeeded; stored with the run.
             stamp: what a host records with the run.
+            waits: only store the run, in this place of the queue, for a host that has room to start it; the handle has no
+                result then.
 
         Raises:
             InvalidInput: input, run id or options do not fit; names the field.
             RunAlreadyExists: the run id is taken.
+            QuotaExceeded: too many runs wait.
         """
         run_id = checked_run_id(run_id) if run_id is not None else new_run_id()
         value, text = workflow.parse_input(input)
+        if hint := unknown_keys(workflow.input_model, input):
+            log.warning(hint, extra={"run_id": run_id})
         tools = ToolOptions(
             allow_network=allow_network, sandbox=sandbox, max_output_bytes=max_output_bytes, timeout_ms=tool_timeout_ms
         )
         config = run_config(annotations, auth, root_dir, max_concurrency, tools)
+        if keep_worktrees:
+            config["keepWorktrees"] = True
         if stamp is not None:
             config |= {"gatewayWorkflowKey": stamp.workflow_key, "gatewaySystem": stamp.is_system, **stamp.config}
             tools = ToolOptions.of(config).check()
@@ -159,7 +120,7 @@ class Engine:
             if idempotency_key is None or await self._key_of(run_id) != idempotency_key:
                 raise RunAlreadyExists(run_id)
             return await self._earlier(run_id, workflow, text)
-        path = _path(workflow_path) if workflow_path else workflow.source_path
+        path = path_of(workflow_path) if workflow_path else workflow.source_path
         now = self.clock.now_ms()
         state = RunState(run_id, workflow, RunData(run_id, input=value, auth=auth), self.owner, 1)
         state.input_json, state.config = text, config
@@ -180,29 +141,20 @@ class Engine:
             is_system=stamp is not None and stamp.is_system,
             started_by_json=None if stamp is None or not stamp.started_by else to_json(stamp.started_by).decode(),
         )
+        if waits is not None:
+            return await self._enqueue(new, waits.check())
         return await self._start(state, DriverOptions(max_concurrency, root_dir, tools), new)
 
-    async def _prepare(self, workflow: SmithersWorkflow) -> list[TableDef]:
-        tables = self.tables(workflow)
-        await self.store.ensure_tables(tables)
-        if self._heartbeat is None:
-            await self.start()
-        return tables
-
-    async def start(self) -> None:
-        """Begin to keep leases and to listen for what others write; launching and resuming do it by themselves."""
-        if self._heartbeat is None:
-            self._heartbeat = self.loop.create_task(self._beat())
-            self._wakeup_cursor = await self.store.aread(reads.last_wakeup)
-            self._unwatch = self.store.watch(self._heard)
-
-    def tables(self, workflow: SmithersWorkflow) -> list[TableDef]:
-        """The tables of a workflow's outputs."""
-        found: list[TableDef] | None = workflow.__dict__.get("_tables")
-        if found is None:
-            found = [table_def(key, output.model) for key, output in workflow.outputs.items()]
-            workflow.__dict__["_tables"] = found
-        return found
+    async def _enqueue(self, new: NewRun, place: Place) -> RunHandle:
+        new = replace(new, queue=place.queue)
+        run_id, is_new = await self.store.awrite(lambda c: queue.enqueue(c, new, place.limit, place.priority))
+        if is_new:
+            self.hub.touch(run_id)
+        else:
+            await self._require_input(run_id, new.input_json)
+        handle = RunHandle(run_id, self.loop.create_future())
+        handle.result.cancel()
+        return handle
 
     async def _start(self, state: RunState, options: DriverOptions, launch: NewRun | None) -> RunHandle:
         driver = Driver(self, state, options, launch)
@@ -219,16 +171,9 @@ class Engine:
             raise
         return handle
 
-    async def _key_of(self, run_id: str) -> str | None:
-        return await self.store.aread(lambda c: reads.idempotency_key(c, run_id))
-
     async def _earlier(self, run_id: str, workflow: SmithersWorkflow, input_json: str) -> RunHandle:
         """The run that an idempotency key names; it must have been launched with the same input."""
-        stored, _ = await self.store.aread(lambda c: reads.spec(c, run_id))
-        if from_json(stored) != from_json(input_json):
-            raise InputMismatch(
-                f"the idempotency key was used for run {run_id!r} with another input", {"runId": run_id}
-            )
+        await self._require_input(run_id, input_json)
         return await self.attach(run_id, workflow)
 
     async def _host(self, driver: Driver, handle: RunHandle) -> None:
@@ -267,36 +212,28 @@ class Engine:
         driver = Driver(self, state, before.options, None)
         driver.carried = await self._carried(state, tables)
         self.drivers[run_id] = driver
+        if before.state.run_id in self.newest:
+            self.newest[run_id] = workflow
         return driver
-
-    async def _carried(self, state: RunState, tables: list[TableDef]) -> LoadedRun | None:
-        source = state.config.get("carriedFrom")
-        if state.frame_no or not isinstance(source, str):
-            return None
-        names = state.config.get("carried")
-        wanted = [t for t in tables if isinstance(names, list) and t.key in names]
-        return await self.store.load(source, wanted)
 
     # ── resuming ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def attach(self, run_id: str, workflow: SmithersWorkflow) -> RunHandle:
+    async def attach(
+        self, run_id: str, workflow: SmithersWorkflow, *, accept_workflow_change: bool = False
+    ) -> RunHandle:
         """A handle of a run whatever it is doing: drives it here if it can go on and nobody else does."""
         if run_id in self.drivers:
             return self._handles[run_id]
         row = await self.store.aread(lambda c: reads.run(c, run_id))
         status = RunStatus(row.status)
         if status is RunStatus.CONTINUED:
-            return await self.attach(await self._next_run_id(run_id), workflow)
+            heir = await self.next_run_id(run_id)
+            return await self.attach(heir, workflow, accept_workflow_change=accept_workflow_change)
         if status.is_terminal:
             return self._ended(run_id, await self._stored_result(row, workflow))
-        return await self.resume(run_id, workflow)
-
-    async def _next_run_id(self, run_id: str) -> str:
-        """The run that goes on for a continued one."""
-        found = await self.store.aread(lambda c: reads.successor(c, run_id))
-        if found is None:
-            raise RunNotResumable(f"run {run_id!r} was continued, but it is not recorded as what", {"runId": run_id})
-        return found
+        return await self.resume(
+            run_id, workflow, accept_workflow_change=accept_workflow_change, expect_epoch=row.epoch
+        )
 
     def _ended(self, run_id: str, result: RunResult) -> RunHandle:
         handle = RunHandle(run_id, self.loop.create_future())
@@ -304,6 +241,7 @@ class Engine:
         return handle
 
     async def _stored_result(self, row: RunRow, workflow: SmithersWorkflow) -> RunResult:
+        workflow = self.newest.get(row.run_id, workflow)
         tables = self.tables(workflow)
         loaded = await self.store.load(row.run_id, tables)
         state = restore(loaded, workflow, tables, self.owner, row.epoch)
@@ -322,8 +260,10 @@ class Engine:
         force: bool = False,
         accept_workflow_change: bool = False,
         is_automatic: bool = False,
+        expect_epoch: int | None = None,
         max_concurrency: int | None = None,
         root_dir: str | None = None,
+        resumed_by: Mapping[str, object] | None = None,
     ) -> RunHandle:
         """Go on with a stored run; answers once it is ours. Resuming a run that this engine drives gives its handle,
         one that has finished gives its result. The tasks that a failed run failed with are tried again.
@@ -333,6 +273,8 @@ class Engine:
             force: take over although another owner seems alive.
             accept_workflow_change: go on with changed source; recorded in the run.
             is_automatic: not asked for by a person: repeated takeovers without progress fail the run.
+            expect_epoch: only if the run has not been taken over, ended or paused since it was read with this epoch.
+            resumed_by: who asked, as JSON; recorded with the run, apart from who launched it.
 
         Raises:
             RunNotFound, RunNotResumable, RunOwnerAlive, RunStillRunning, InputMismatch, ResumeMetadataMismatch, LeaseLost.
@@ -340,17 +282,24 @@ class Engine:
         async with self._claim_lock(run_id):
             if run_id in self.drivers:
                 return self._handles[run_id]
+            workflow = self.newest.get(run_id, workflow)
             tables = await self._prepare(workflow)
             loaded = await self.store.load(run_id, tables)
             run = loaded.run
             if run.status == "finished":
                 return self._ended(run_id, await self._stored_result(run, workflow))
+            if expect_epoch is not None and run.epoch != expect_epoch:
+                raise _was_claimed(run_id)
             now, lease = self.clock.now_ms(), self.settings.lease_ms
             check_claimable(run, owner=self.owner, now_ms=now, lease_ms=lease, force=force)
             path = Path(run.workflow_path) if run.workflow_path else workflow.source_path
             changed = check_unchanged(loaded, workflow, path, input, accept=accept_workflow_change)
             gave_up = is_automatic and run.claim_count >= leases.MAX_CLAIMS and run.claim_frame == run.frame_no
-            events = [event("RunStarted"), event("RunStatusChanged", None, None, status="running")]
+            waited_ms = now - run.created_at_ms if queue.is_queued(run) else None
+            events = [
+                event("RunStarted", resumedBy=resumed_by, queuedMs=waited_ms),
+                event("RunStatusChanged", None, None, status="running"),
+            ]
             if is_automatic:
                 stale = self.clock.now_ms() - (run.heartbeat_at_ms or run.started_at_ms or 0)
                 events.insert(0, event("RunAutoResumed", lastHeartbeatAtMs=run.heartbeat_at_ms, staleDurationMs=stale))
@@ -361,9 +310,10 @@ class Engine:
                 expect_epoch=run.epoch,
                 events=events,
                 keeps_pause=is_automatic,
+                resumed_by_json=None if resumed_by is None else to_json(resumed_by, fallback=str).decode(),
             )
             if epoch is None:
-                raise LeaseLost(f"run {run_id!r} was claimed by another process first", {"runId": run_id})
+                raise _was_claimed(run_id)
             if gave_up:
                 await self._give_up(run, epoch)
             # what was written between the read and the claim (a decision, a signal) counts too
@@ -383,30 +333,6 @@ class Engine:
             self._spawn(self._host(driver, handle))
             return handle
 
-    def _claim_lock(self, run_id: str) -> asyncio.Lock:
-        """Held while a run is being taken over here: two at once would take it from each other."""
-        lock = self._claim_locks.get(run_id)
-        if lock is None:
-            lock = self._claim_locks[run_id] = asyncio.Lock()
-        return lock
-
-    async def _give_up(self, run: RunRow, epoch: int) -> None:
-        error = AutoResumeGaveUp(
-            f"run {run.run_id!r} was taken over {run.claim_count} times without getting any further",
-            {"runId": run.run_id},
-        )
-        found = error_object(error)
-        step = Step(run.run_id, self.owner, epoch, run.frame_no + 1, self.clock.now_ms())
-        step.events = [event("RunFailed", error=found), event("RunStatusChanged", None, None, status="failed")]
-        step.status = StatusChange("failed", True, to_json(found).decode())
-        await self.store.commit(step)
-        self.hub.touch(run.run_id)
-        raise error
-
-    async def run_row(self, run_id: str) -> RunRow:
-        """The stored row of a run. Raises `RunNotFound`."""
-        return await self.store.aread(lambda c: reads.run(c, run_id))
-
     async def until_moved(self, run_id: str, workflow: SmithersWorkflow) -> RunResult:
         """Wait until a parked run has moved (a decision, a signal, a due timer), drive it on, and give its next result."""
         subscription, end = self.hub.subscribe(run_id, -1)
@@ -418,7 +344,7 @@ class Engine:
                 row = await self.run_row(run_id)
                 status = RunStatus(row.status)
                 if status is RunStatus.CONTINUED:
-                    return await self.until_moved(await self._next_run_id(run_id), workflow)
+                    return await self.until_moved(await self.next_run_id(run_id), workflow)
                 if status.is_terminal:
                     return await self._stored_result(row, workflow)
                 if status is RunStatus.PAUSED:
@@ -427,7 +353,8 @@ class Engine:
                 due = timers[0].due_at_ms if timers else None
                 if await self._can_go_on(row, due):
                     with suppress(OwnershipError):  # somebody else was faster: wait for what comes of it
-                        handle = await self.resume(run_id, workflow, is_automatic=status is RunStatus.RUNNING)
+                        is_orphan = status is RunStatus.RUNNING
+                        handle = await self.resume(run_id, workflow, is_automatic=is_orphan, expect_epoch=row.epoch)
                         return await asyncio.shield(handle.result)
                 cancel = None if due is None else self.clock.call_at(due, subscription.more.set)
                 # an owner that dies says nothing: look again after its lease. Not wait_for: before Python 3.12 it
@@ -440,46 +367,11 @@ class Engine:
         finally:
             end()
 
-    async def _can_go_on(self, row: RunRow, due: int | None) -> bool:
-        now = self.clock.now_ms()
-        if row.status == "running":
-            return leases.may_take_over(row, now, self.settings.lease_ms)
-        inbox = await self.store.inbox(row.run_id, -1)
-        return inbox.last_wakeup > row.seen_wakeup or (due is not None and due <= now)
-
-    # ── wake-ups ───────────────────────────────────────────────────────────────────────────────────────────────────
-
     def care_for(self, run_id: str, workflow: SmithersWorkflow) -> None:
         """Go on with a parked run when it can, if no host does."""
         if self.on_wakeup is None and run_id not in self._cared_for:
             self._cared_for.add(run_id)
             self._spawn(self._care(run_id, workflow))
-
-    def _heard(self) -> None:
-        """Somebody has committed, perhaps we ourselves; called in the watcher's thread, up to 150 times a second."""
-        try:
-            found = self.store.read(lambda c: reads.wakeups(c, self._wakeup_cursor))
-            if found:
-                self._wakeup_cursor = found[-1][0]
-            if found or self.hub.has_subscribers:
-                self.loop.call_soon_threadsafe(self._wake, list(dict.fromkeys(run_id for _, run_id in found)))
-        except SmithersError as error:
-            log.warning("cannot read wake-ups", extra={"code": error.error_code})
-        except RuntimeError:  # the loop is closed: nobody is left to be woken
-            log.debug("commit heard after the loop was closed")
-
-    def _wake(self, run_ids: list[str]) -> None:
-        for run_id in run_ids:
-            self._woken(run_id)
-        self.hub.wake_all()
-
-    def _woken(self, run_id: str) -> None:
-        driver = self.drivers.get(run_id)
-        if driver is not None:
-            driver.look()
-            return
-        if self.on_wakeup is not None:
-            self.on_wakeup(run_id)
 
     async def _care(self, run_id: str, workflow: SmithersWorkflow) -> None:
         try:
@@ -492,77 +384,6 @@ class Engine:
         finally:
             self._cared_for.discard(run_id)
 
-    async def has_history(self, workflow: str, node_id: str, count: int) -> bool:
-        """Whether the newest `count` manual decisions on a node of a workflow were all approvals."""
-        rows = await self.store.aread(lambda c: reads.approval_history(c, workflow, node_id, count))
-        return len(rows) >= count and all(row.status == "approved" for row in rows)
 
-    # ── life ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(self.settings.heartbeat_ms / 1000)
-            if not self.drivers and not self._forsaken:
-                continue
-            before = dict(self.drivers)
-            try:
-                alive = await self.store.heartbeat(self.owner, self.clock.now_ms())
-                await self._let_go(alive, before)
-            except SmithersError as error:
-                log.warning("heartbeat failed", extra={"code": error.error_code})
-                continue
-            for run_id, driver in before.items():
-                if (
-                    run_id not in alive
-                    and driver.is_admitted
-                    and self.drivers.get(run_id) is driver
-                    and not driver.is_ending
-                ):
-                    driver.lose()
-
-    async def _let_go(self, alive: set[str], before: Mapping[str, Driver]) -> None:
-        """Give up runs that are marked as ours but that nobody drives any more, because their driver broke off."""
-        gone = {run_id for run_id in alive if run_id not in before and run_id not in self.drivers}
-        for run_id in gone & self._forsaken:
-            await self.store.release(run_id, self.owner)
-        self._forsaken = gone
-
-    def root_dir(self, given: str | None) -> Path:
-        """The folder that a run's tasks work in."""
-        return _path(given) if given else (self.settings.root_dir or _path(os.getcwd()))  # noqa: PTH109 - see _path
-
-    def forget(self, driver: Driver) -> None:
-        """A driver has ended."""
-        run_id = driver.state.run_id
-        if self.drivers.get(run_id) is driver:
-            del self.drivers[run_id]
-            del self._handles[run_id]
-        self.agents.forget(driver)
-        if driver.has_news and self.on_wakeup is not None:  # it came while the driver was writing its end
-            self.on_wakeup(run_id)
-
-    def background(self, work: Coroutine[object, object, object]) -> None:
-        """Run something that nobody waits for."""
-        self._spawn(work)
-
-    def _spawn(self, work: Coroutine[object, object, object]) -> None:
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def close(self) -> None:
-        """Give all runs up cleanly (their work is stopped, any process may go on with them) and stop."""
-        for driver in list(self.drivers.values()):
-            driver.release()
-        waiting = [driver.result for driver in self.drivers.values()]
-        if waiting:
-            await asyncio.wait(waiting, timeout=10)
-        if self._unwatch is not None:
-            self._unwatch()
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
-        while self._tasks:
-            for task in list(self._tasks):
-                task.cancel()
-            await asyncio.wait(list(self._tasks), timeout=1)
-        self.threads.shutdown(wait=False, cancel_futures=True)
+def _was_claimed(run_id: str) -> LeaseLost:
+    return LeaseLost(f"run {run_id!r} was claimed by another process, ended or paused first", {"runId": run_id})

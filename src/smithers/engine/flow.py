@@ -73,10 +73,19 @@ class Flow:
         return self.plan if self.is_rendered else None
 
     @property
+    def has_worktrees(self) -> bool:
+        """Whether tasks of the plan work in worktrees."""
+        return self.is_rendered and bool(self.plan.worktrees)
+
+    @property
     def context(self) -> Context[object]:
         """The context of the last render."""
         assert self._ctx is not None
         return self._ctx
+
+    def must_render(self) -> None:
+        """Render in the next step whatever has changed: the workflow function is another one."""
+        self._force_render = True
 
     def advance(self, *, is_halting: bool, starve: Callable[[], None]) -> Outcome | None:
         """Render, advance loops and take leaves until nothing changes any more. The run's outcome, if it has one.
@@ -198,7 +207,10 @@ class Flow:
             state.name = state.workflow.__dict__["_named"] = plan.name  # which its next run is launched with
             if state.step.launch is not None and state.step.launch.workflow_name != plan.name:
                 state.step.launch = replace(state.step.launch, workflow_name=plan.name)
+            elif state.step.launch is None:  # it was stored before anybody knew
+                state.row("name", plan.name, state.run_id)
         self._ctx = ctx
+        state.data.set_worktrees({id: path for id, path in plan.worktrees if id is not None})
         for logical, home in plan.homes.items():
             if state.data.homes.get(logical) != home:
                 state.data.homes[logical] = home

@@ -15,6 +15,19 @@ if TYPE_CHECKING:
     from smithers.engine.state import RunState
 
 
+_SHOWN = (
+    "label",
+    "max_concurrency",
+    "subtree_concurrency",
+    "priority",
+    "failure_policy",
+    "on_failure",
+    "path",
+    "branch",
+    "base_branch",
+)
+
+
 class FrameKeeper:
     """Writes a run's frames. After a restart the first one is a keyframe again."""
 
@@ -65,9 +78,7 @@ def _node(node: object) -> TreeNode:
         ]
         children = parts
     tag = element.tag if isinstance(element, Element) else "smithers:sequence"
-    props = _props(
-        element, ("label", "max_concurrency", "subtree_concurrency", "priority", "failure_policy", "on_failure")
-    )
+    props = _props(element, _SHOWN)
     if isinstance(getattr(node, "id", None), str):
         props["id"] = getattr(node, "id")  # noqa: B009 - the scoped id, where the element has the plain one
     return TreeNode.of(tag, _texts(props), *map(_node, children))
@@ -76,8 +87,8 @@ def _node(node: object) -> TreeNode:
 def _leaf(leaf: LeafNode) -> TreeNode:
     element = leaf.element
     props: list[tuple[str, str]] = []  # in the order of the names, which is how a TreeNode has them
-    if element.depends_on:
-        props.append(("dependsOn", ",".join(element.depends_on)))
+    if leaf.depends:  # by whichever property: depends_on, needs, deps or fork
+        props.append(("dependsOn", ",".join(leaf.depends)))
     props.append(("id", leaf.key[0]))
     if leaf.key[1]:
         props.append(("iteration", str(leaf.key[1])))

@@ -7,22 +7,31 @@ the next moment that any parked run waits for; the sweep only catches what nobod
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine import leases
 from smithers.engine.engine import Engine
-from smithers.errors import OwnershipError, SmithersError
+from smithers.errors import OwnershipError, SmithersError, StorageError
 from smithers.events import event
 from smithers.store.interface import RunRow
-from smithers.store.sql import control, reads
+from smithers.store.sql import control, queue, reads, wakeups
 
 log = logging.getLogger(__name__)
 BATCH = 200
+AT_ONCE = 32
+"""So many runs of the queue are started at once."""
+AWAY_S = 1.0
+"""How soon to look again after the database has refused."""
+LIMITS_EVERY_S = 0.2
+"""How soon to look again for runs that the limit of a queue or workflow holds back: nobody tells when others have ended theirs."""
 FIRST_BACKOFF_S = 5.0
 MAX_BACKOFF_S = 300.0
 
@@ -43,6 +52,8 @@ class Host:
         resolve: finds the workflow of a run; None leaves the run to others, a SmithersError is recorded in it.
         run_ids: only these runs; all if None.
         max_concurrent: at most so many runs at once.
+        room: how many runs of the queue may be started, instead of that; `freed` says that there may be room.
+        serves: whether this host starts runs of a workflow (by the key that it is listed under) that wait in a queue.
         interval_s: how often to look for dead owners, in seconds.
         is_dry: only report what could go on.
         on_report: told of every sweep that did something.
@@ -55,6 +66,8 @@ class Host:
         *,
         run_ids: frozenset[str] | None = None,
         max_concurrent: int = 1000,
+        room: Callable[[], int] | None = None,
+        serves: Callable[[str, str], bool] = lambda _workflow, _queue: True,
         interval_s: float = 10.0,
         is_dry: bool = False,
         on_report: Callable[[HostReport], None] | None = None,
@@ -63,6 +76,17 @@ class Host:
         self._resolve = resolve
         self._run_ids = run_ids
         self._max = max_concurrent
+        self._room = room or (lambda: max_concurrent - len(engine.drivers))
+        self._serves = serves
+        self._turns: dict[str, int] = {}
+        """The number of each lane's last turn."""
+        self._turn = itertools.count()
+        self._held_until = math.inf
+        """When to look again for runs that a limit holds back, in seconds of the monotonic clock."""
+        self.on_room: Callable[[], None] = self.freed
+        """Told whenever a run has ended or parked here; hosts that share their room tell each other."""
+        self._is_short = False
+        """Whether runs were left alone for lack of room."""
         self._interval_s = interval_s
         self._is_dry = is_dry
         self._on_report = on_report
@@ -77,24 +101,35 @@ class Host:
         engine = self._engine
         await engine.start()
         engine.on_wakeup = lambda _run_id: self._wake.set()
+        engine.on_room = self.on_room
         stopping = asyncio.create_task(stop.wait())
         try:
             while not stop.is_set():
                 self._wake.clear()
-                report = await self.sweep(finds_orphans=time.monotonic() >= self._next_look)
-                if self._on_report is not None and (report.resumed or report.skipped):
-                    self._on_report(report)
-                await self._sleep(stopping)
+                try:
+                    report = await self.sweep(finds_orphans=time.monotonic() >= self._next_look)
+                    if self._on_report is not None and (report.resumed or report.skipped):
+                        self._on_report(report)
+                    await self._sleep(stopping)
+                except StorageError as error:  # a database that is away comes back, and so do we
+                    log.warning("cannot look for runs: %s", error.summary, extra={"code": error.error_code})
+                    self._next_look = 0.0
+                    await asyncio.wait([stopping], timeout=AWAY_S)
         finally:
             stopping.cancel()
-            engine.on_wakeup = None
+            engine.on_wakeup = engine.on_room = None
+
+    def freed(self) -> None:
+        """There may be room for another run."""
+        if self._is_short:
+            self._wake.set()
 
     async def _sleep(self, stopping: asyncio.Task[Literal[True]]) -> None:
-        due = await self._engine.store.aread(reads.next_due)
+        due = await self._engine.store.aread(wakeups.next_due)
         cancel = None if due is None else self._engine.clock.call_at(due, self._wake.set)
         woken = asyncio.create_task(self._wake.wait())
         try:
-            left = max(0.0, self._next_look - time.monotonic())
+            left = max(0.0, min(self._next_look, self._held_until) - time.monotonic())
             await asyncio.wait([stopping, woken], timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             woken.cancel()
@@ -114,6 +149,7 @@ class Host:
         while run_ids := await self._candidates(tried, finds_orphans=finds_orphans):
             for run_id in run_ids:
                 if not self._is_dry and len(self._engine.drivers) >= self._max:
+                    self._is_short = True
                     return report
                 tried.add(run_id)
                 if self._is_dry:
@@ -123,23 +159,51 @@ class Host:
             if len(run_ids) < BATCH:
                 break
             finds_orphans = False  # all of them were in the first lot
+        await self._start_queued(tried, report)
         return report
+
+    async def _start_queued(self, tried: set[str], report: HostReport) -> None:
+        """Start runs of the queue in their order, as long as there is room."""
+        store = self._engine.store
+        self._is_short, self._held_until = False, math.inf
+        while waiting := await store.aread(lambda c: queue.waiting(c, BATCH)):
+            if self._is_dry:
+                report.skipped |= dict.fromkeys(waiting, "dry run")
+                return
+            if (room := min(self._room(), AT_ONCE)) <= 0:
+                self._is_short = True
+                return
+            taken = await store.awrite(partial(self._take, room=room, is_wanted=self._is_wanted(tried)))
+            if taken.is_held:
+                opens_in_s = math.inf if taken.opens_at_ms is None else taken.opens_at_ms / 1000 - time.time()
+                self._held_until = time.monotonic() + max(0.0, min(opens_in_s, LIMITS_EVERY_S))
+            if not taken.runs:
+                return
+            tried |= {run.run_id for run in taken.runs}
+            self._turns |= {run.lane: next(self._turn) for run in taken.runs}
+            await asyncio.gather(*[self._go_on(run.run_id, report) for run in taken.runs])
+            if begun := [run.run_id for run in taken.runs if run.run_id in report.resumed]:
+                await store.awrite(partial(queue.done, run_ids=begun))
+
+    def _take(self, session: reads.Session, room: int, is_wanted: Callable[[str], bool]) -> queue.Taken:
+        return queue.take(
+            session,
+            self._engine.clock.now_ms(),
+            room,
+            is_wanted=is_wanted,
+            serves=self._serves,
+            last_turns=self._turns,
+            passed_over=len(self._failing),
+        )
 
     async def _candidates(self, tried: set[str], *, finds_orphans: bool) -> list[str]:
         """Runs that may go on, without those that this sweep has tried and those that are to be left alone for a while."""
-        engine, now, moment = self._engine, self._engine.clock.now_ms(), time.monotonic()
+        engine, now = self._engine, self._engine.clock.now_ms()
         lease = engine.settings.lease_ms
-
-        def is_wanted(run_id: str) -> bool:
-            return (
-                run_id not in engine.drivers
-                and run_id not in tried
-                and (self._run_ids is None or run_id in self._run_ids)
-                and self._failing.get(run_id, (0.0, 0.0))[0] <= moment
-            )
+        is_wanted = self._is_wanted(tried)
 
         def query(c: reads.Session) -> list[str]:
-            found = [*reads.moved_runs(c, BATCH, is_wanted), *reads.due_runs(c, now, BATCH, is_wanted)]
+            found = [*wakeups.moved_runs(c, BATCH, is_wanted), *wakeups.due_runs(c, now, BATCH, is_wanted)]
             if finds_orphans:
                 live = reads.runs(c, ("running",), 10_000)
                 found += [r.run_id for r in live if is_wanted(r.run_id) and leases.may_take_over(r, now, lease)]
@@ -147,10 +211,26 @@ class Host:
 
         return await engine.store.aread(query)
 
+    def _is_wanted(self, tried: Collection[str]) -> Callable[[str], bool]:
+        """Whether a run may be gone on with, if it can."""
+        moment = time.monotonic()
+
+        def is_wanted(run_id: str) -> bool:
+            return (
+                run_id not in self._engine.drivers
+                and run_id not in tried
+                and (self._run_ids is None or run_id in self._run_ids)
+                and self._failing.get(run_id, (0.0, 0.0))[0] <= moment
+            )
+
+        return is_wanted
+
     async def _go_on(self, run_id: str, report: HostReport) -> None:
         engine = self._engine
         try:
             row = await engine.run_row(run_id)
+            if row.status != "running" and not row.status.startswith("waiting-"):  # it has ended or paused meanwhile
+                return
             if row.cancel_requested_at_ms is not None:
                 await self._cancel(row)
                 return
@@ -161,7 +241,13 @@ class Host:
                 self._failing[run_id] = (time.monotonic() + MAX_BACKOFF_S, MAX_BACKOFF_S)
                 report.skipped[run_id] = "missing-workflow"
                 return
-            await engine.resume(run_id, workflow, is_automatic=row.status == "running")
+            await engine.resume(
+                run_id,
+                workflow,
+                is_automatic=row.status == "running",
+                expect_epoch=row.epoch,
+                accept_workflow_change=queue.is_queued(row),  # nothing of it has been done yet
+            )
         except OwnershipError as error:
             report.skipped[run_id] = error.error_code
         except SmithersError as error:

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import os
+import sys
 import weakref
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -23,6 +24,7 @@ from smithers.settings import Settings
 from smithers.store import open_store
 
 if TYPE_CHECKING:
+    from smithers.engine.reload import HotReload
     from smithers.observability.telemetry import Observation
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,9 @@ def shared_engine(db: str, settings: Settings | None = None) -> Engine:
     found = engines.get(place)
     if found is None:
         settings = settings or Settings.from_environment()
-        store = open_store(db, durability=settings.durability, busy_timeout_s=settings.busy_timeout_s)
+        store = open_store(
+            db, durability=settings.durability, busy_timeout_s=settings.busy_timeout_s, pool=settings.db_pool
+        )
         found = engines[place] = Engine(store, settings)
         if settings.is_observed:
             from smithers.observability.telemetry import observe
@@ -79,9 +83,11 @@ async def run_workflow(
     sandbox: SandboxMode = "required",
     max_output_bytes: int | None = None,
     tool_timeout_ms: int | None = None,
+    keep_worktrees: bool = False,
     parent_run_id: str | None = None,
     on_progress: Callable[[Mapping[str, object]], None] | None = None,
     engine: Engine | None = None,
+    hot: bool = False,
 ) -> RunResult:
     """Run a workflow until it ends or can only wait. A parked run is a normal return.
 
@@ -89,7 +95,7 @@ async def run_workflow(
         workflow: what to run.
         input: a JSON object, or an instance of the input model.
         run_id: the run's id; made up if not given.
-        db: the database, instead of the workflow's own.
+        db: the database, instead of `SMITHERS_DB` or the workflow's own.
         resume: go on with the stored run `run_id`; one that has finished gives its result.
         force: with resume: take over although the owner seems alive.
         accept_workflow_change: with resume: go on although the source changed; recorded in the run.
@@ -103,18 +109,19 @@ async def run_workflow(
         sandbox: `"off"` runs those commands without isolation: for a container or machine that holds nothing else.
         max_output_bytes: the most that a tool of this run reads, writes or returns: 1 to 10 MiB, 200,000 by default.
         tool_timeout_ms: the longest that a command or search of these tools takes: 1 ms to 1 hour, a minute by default.
+        keep_worktrees: remove no worktrees of the run when it has succeeded.
         on_progress: called with every event of the run, and of what it is continued as, in order, as the wire's JSON object.
         engine: the engine to use, instead of this loop's shared one.
+        hot: watch the workflow's source, and go on with what changes in it; needs `smithers[watch]`.
 
     Raises:
         InvalidInput, RunAlreadyExists, RunNotFound, …: the run could not be started or resumed. A run that fails does not
         raise: its result says so.
     """
-    engine = engine or shared_engine(str(db or workflow.db))
+    engine = engine or shared_engine(str(db or Settings.from_environment().db or workflow.db))
+    reloading = _reloading(workflow) if hot else None
     root = None if root_dir is None else str(root_dir)
     if resume:
-        if run_id is None:
-            raise InvalidInput("resume needs a run_id")
         handle = await _resumed(engine, run_id, workflow, input, force, accept_workflow_change, max_concurrency, root)
     else:
         handle = await engine.launch(
@@ -131,23 +138,48 @@ async def run_workflow(
             sandbox=sandbox,
             max_output_bytes=max_output_bytes,
             tool_timeout_ms=tool_timeout_ms,
+            keep_worktrees=keep_worktrees,
         )
+    return await _followed(engine, handle, workflow, wait, on_progress, reloading)
+
+
+async def _followed(
+    engine: Engine,
+    handle: RunHandle,
+    workflow: SmithersWorkflow,
+    wait: bool,
+    on_progress: Callable[[Mapping[str, object]], None] | None,
+    reloading: HotReload | None,
+) -> RunResult:
+    """How the run ends or parks, with everything told and reloaded meanwhile."""
     teller = None if on_progress is None else _Teller(engine, handle.run_id, on_progress)
     last_run_id: str | None = None
+    if reloading is not None:
+        reloading.attach(engine, handle.run_id)
     try:
         result = await asyncio.shield(handle.result)
         while wait and result.status.is_parked:
             result = await engine.until_moved(result.run_id, workflow)
         last_run_id = result.run_id
     finally:
+        if reloading is not None:
+            await reloading.close()
         if teller is not None:
             await teller.finish(last_run_id)
     return result
 
 
+def _reloading(workflow: SmithersWorkflow) -> HotReload:
+    from smithers.engine.reload import HotReload
+
+    module = sys.modules.get(workflow.build.__module__)
+    names = [name for name, value in vars(module).items() if value is workflow] if module is not None else []
+    return HotReload(workflow, name=names[0] if names else None)
+
+
 async def _resumed(
     engine: Engine,
-    run_id: str,
+    run_id: str | None,
     workflow: SmithersWorkflow,
     input: object,
     force: bool,
@@ -155,6 +187,8 @@ async def _resumed(
     max_concurrency: int | None,
     root: str | None,
 ) -> RunHandle:
+    if run_id is None:
+        raise InvalidInput("resume needs a run_id")
     row = await engine.run_row(run_id)
     if row.status == "finished":
         return await engine.attach(run_id, workflow)

@@ -41,6 +41,10 @@ class TaskRuntime:
     last_heartbeat: object = None
     on_beat: Callable[[str | None], None] = field(default=lambda _data: None, repr=False)
     """Takes each sign of life with its checkpoint as JSON text; the engine's."""
+    on_touch: Callable[[], None] = field(default=lambda: None, repr=False)
+    """Stores the files of the folder as they are, once in a run; the engine's."""
+    is_touching: bool = False
+    """Whether the work has changed files, or is about to."""
     _effects: int = 0
     _is_aborted: bool = False
     _aborted: threading.Event | None = field(default=None, repr=False)
@@ -90,10 +94,22 @@ class TaskRuntime:
             )
         self.on_beat(text.decode())
 
+    def touches_files(self) -> None:
+        """Say that the work is about to change files in its folder. They are stored as they are, if no task of the run has
+        changed any there before, and as they will be when the attempt ends: so there is a difference to be shown, and a
+        way back. Tools that write files do this themselves. Blocks, for as long as git takes; from any thread.
+        """
+        self.is_touching = True
+        self.on_touch()
+
     def idempotency_key(self) -> str:
-        """A key for the next outside effect: the same in every attempt, different for every call within one."""
+        """A key for the next outside effect: the same in every attempt, different for every call within one. After the
+        task's effect was undone (`SideEffect.revert`), another one.
+        """
         self._effects += 1
-        return f"{self.run_id}:{self.node_id}:{self.iteration}:{self._effects}"
+        again = self.tools.undone[1][self.node_id, self.iteration]
+        key = f"{self.run_id}:{self.node_id}:{self.iteration}:{self._effects}"
+        return f"{key}:{again + 1}" if again else key
 
     def earlier_calls(self) -> tuple[ToolCallRecord, ...]:
         """What earlier attempts of this task have called that may not be repeated blindly: calls of tools with a side

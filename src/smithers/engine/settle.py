@@ -5,11 +5,12 @@ from __future__ import annotations
 from pydantic_core import to_json
 
 from smithers.components.scope import Key
+from smithers.engine import effects
 from smithers.engine.attempts import Completion
 from smithers.engine.retry import delay_ms, retries_of
 from smithers.engine.state import RunState, failure_of
 from smithers.errors import AgentQuotaExceeded, InvalidOutput, SmithersError, error_object
-from smithers.events import attempt_event
+from smithers.events import attempt_event, event
 from smithers.graph.plan import LeafKind, LeafNode
 from smithers.scheduler.scheduler import Scheduler
 from smithers.scheduler.states import NodeState
@@ -37,6 +38,12 @@ class Settler:
         """Write what an attempt came to into the step."""
         if done.parked is None and done.leaf.kind is LeafKind.SUBFLOW:
             self._state.disarm(done.leaf.key, "deadline")
+        if done.leaf.element.side_effect is not None:
+            effects.end(self._state, done)
+        if done.files is not None:
+            step = self._state.step
+            at = (self._state.run_id, *done.leaf.key, done.attempt, step.frame_no, step.now_ms)
+            self._state.row("checkpoint", *done.files.row(*at))
         if done.parked is not None:
             self._state.move(done.leaf, done.parked)
             self._state.attempt(self._change(done, done.parked.value, is_over=False))
@@ -55,10 +62,18 @@ class Settler:
     def _finished(self, done: Completion) -> None:
         state, leaf, key = self._state, done.leaf, done.leaf.key
         assert done.output is not None
-        index = state.write_output(leaf, done.output, done.values)
+        try:
+            index = state.write_output(leaf, done.output, done.values)
+        except InvalidOutput as error:
+            self._failed(done, error)
+            return
         state.attempt(self._change(done, "finished"))
         state.move(leaf, S.FINISHED, attempt=done.attempt, output=index)
-        state.step.events.append(attempt_event("NodeFinished", key[0], key[1], done.attempt))
+        state.step.events.append(
+            attempt_event("NodeFinished", key[0], key[1], done.attempt)
+            if done.measured is None
+            else event("NodeFinished", *key, attempt=done.attempt, **done.measured)
+        )
         if done.cache_row is not None:
             state.row("cache", *done.cache_row)
         self.scheduler.settled(key)

@@ -42,6 +42,8 @@ class RunState:
     workflow_hash: str | None = None
     frame_no: int = 0
     name: str = ""
+    generation: int = 0
+    """How often this process has given the run new code."""
     nodes: dict[Key, NodeState] = field(default_factory=dict[Key, NodeState])
     attempts: dict[Key, int] = field(default_factory=dict[Key, int])
     failed: dict[Key, int] = field(default_factory=dict[Key, int])
@@ -67,6 +69,7 @@ class RunState:
     last_signal: int = -1
     step: Step = field(init=False)
     _tables: dict[str, TableDef] = field(default_factory=dict[str, TableDef])
+    _newer: dict[type[BaseModel], TableDef] = field(default_factory=dict[type[BaseModel], TableDef])
 
     def begin_step(self, now_ms: int) -> Step:
         """Start a new draft."""
@@ -143,11 +146,28 @@ class RunState:
             found = self._tables[leaf.output.key] = table_def(leaf.output.key, leaf.output.model)
         return found
 
+    def take_code(self, workflow: SmithersWorkflow, newer: dict[type[BaseModel], TableDef], generation: int) -> None:
+        """Go on with another workflow: the same one, changed.
+
+        Args:
+            newer: where the rows of what is under way go, by the models that it began with.
+        """
+        self.workflow, self.generation = workflow, generation
+        self._newer = newer
+        self._tables.clear()
+
     def write_output(self, leaf: LeafNode, row: BaseModel, values: tuple[SqlValue, ...]) -> int:
-        """Add an output to the step and to what renders see. Returns its index within the step."""
+        """Add an output to the step and to what renders see. Returns its index within the step.
+
+        Raises `InvalidOutput` if the row was made by code that has changed meanwhile, and does not fit the new model.
+        """
         assert leaf.output is not None
+        table = self.table(leaf)
+        if self._newer and (newer := self._newer.get(leaf.output.model)) is not None:
+            row = table.translate(row, newer)
+            table, values = newer, newer.encode(row)
         index = len(self.step.outputs)
-        self.step.outputs.append(OutputWrite(self.table(leaf), leaf.key[0], leaf.key[1], values))
+        self.step.outputs.append(OutputWrite(table, leaf.key[0], leaf.key[1], values))
         self.data.add_output(leaf.output.key, OutputRow(row, leaf.key[0], leaf.key[1], self.next_output_seq + index))
         return index
 

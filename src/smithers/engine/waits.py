@@ -90,13 +90,12 @@ class WaitDesk:
         if decided is None:
             now = state.step.now_ms
             text = to_json(request).decode()
-            state.row("approval", state.run_id, *key, "requested", state.name, now, None, None, None, text, None, 0)
-            state.gates[key] = ApprovalRow(
-                state.run_id, *key, "requested", state.name, now, None, None, None, text, None, 0
-            )
+            row = ApprovalRow(state.run_id, *key, "requested", state.name, now, None, None, None, text, None, 0)
+            state.row("approval", *row, state.step.frame_no, None)
+            state.gates[key] = row
             self._timeout(leaf)
         state.tell("ApprovalRequested", leaf, request=request)
-        state.tell("NodeWaitingApproval", leaf, request=request)
+        state.tell("NodeWaitingApproval", leaf, request=request, timeoutAtMs=self._timeout_at(leaf))
         self._wait(leaf, S.WAITING_APPROVAL)
         if auto is not None and _holds(auto):
             self._check_history(leaf, auto)
@@ -117,7 +116,7 @@ class WaitDesk:
             1,
         )
         if audit:
-            state.row("approval", *row)
+            state.row("approval", *row, state.step.frame_no, state.step.frame_no)
             state.tell("ApprovalAutoApproved", leaf)
         state.gates[key] = row
         self.decide(leaf, row)
@@ -134,7 +133,7 @@ class WaitDesk:
         request = self._request_answer(leaf, element, due)
         self._timeout(leaf)
         state.tell("ApprovalRequested", leaf, request=request)
-        state.tell("NodeWaitingApproval", leaf, request=request)
+        state.tell("NodeWaitingApproval", leaf, request=request, timeoutAtMs=self._timeout_at(leaf))
         self._wait(leaf, S.WAITING_APPROVAL)
 
     def _request_answer(self, leaf: LeafNode, element: HumanTask, timeout: int | None) -> dict[str, object]:
@@ -152,6 +151,7 @@ class WaitDesk:
             None,
             state.step.now_ms,
             timeout,
+            state.step.frame_no,
         )
         return {"mode": "human", "title": element.label or element.id, "summary": element.prompt}
 
@@ -170,10 +170,16 @@ class WaitDesk:
                 "timeoutMs": element.timeout_ms,
             }
         }
-        self._attempt(leaf, S.WAITING_EVENT, meta=meta)
-        state.tell("NodeWaitingEvent", leaf, signalName=element.event, correlationId=element.correlation_id)
+        number = self._attempt(leaf, S.WAITING_EVENT, meta=meta)
         self._timeout(leaf)
-        self._wait(leaf, S.WAITING_EVENT)
+        state.tell(
+            "NodeWaitingEvent",
+            leaf,
+            signalName=element.event,
+            correlationId=element.correlation_id,
+            timeoutAtMs=self._timeout_at(leaf),
+        )
+        self._wait(leaf, S.WAITING_EVENT, number)
 
     def _start_timer(self, leaf: LeafNode, element: Timer) -> None:
         state, now = self._state, self._state.step.now_ms
@@ -184,29 +190,34 @@ class WaitDesk:
             due, kind = int(element.until.timestamp() * 1000), "absolute"
         due = state.timers.get((leaf.key, "timer"), due)
         meta = {"timer": {"timerId": leaf.key[0], "timerType": kind, "createdAtMs": now, "firesAtMs": due}}
-        self._attempt(leaf, S.WAITING_TIMER, meta=meta)
+        number = self._attempt(leaf, S.WAITING_TIMER, meta=meta)
         state.tell("TimerCreated", leaf, timerId=leaf.key[0], firesAtMs=due, timerType=kind)
         state.tell("NodeWaitingTimer", leaf, firesAtMs=due)
         state.arm(leaf.key, "timer", due)
-        self._wait(leaf, S.WAITING_TIMER)
+        self._wait(leaf, S.WAITING_TIMER, number)
 
-    def _wait(self, leaf: LeafNode, to: NodeState) -> None:
-        self._state.move(leaf, to)
+    def _wait(self, leaf: LeafNode, to: NodeState, attempt: int | None = None) -> None:
+        self._state.move(leaf, to, attempt=attempt)
         self.scheduler.waits(leaf)
 
     def _timeout(self, leaf: LeafNode) -> None:
         if leaf.element.timeout_ms is not None:
             self._state.arm(leaf.key, "timeout", self._state.step.now_ms + leaf.element.timeout_ms)
 
+    def _timeout_at(self, leaf: LeafNode) -> int | None:
+        """When the patience with a wait runs out."""
+        return self._state.timers.get((leaf.key, "timeout"))
+
     def _attempt(
         self, leaf: LeafNode, to: NodeState, *, meta: Mapping[str, object] | None = None, error: str | None = None
-    ) -> None:
+    ) -> int:
         """Waits keep their record in an attempt, as work does; only answers that do not fit take more than one."""
         now = self._state.step.now_ms
         number = self._state.failures_ever(leaf.key) + 1
         ended = now if to.is_terminal else None
         text = None if meta is None else to_json(meta).decode()
         self._state.attempt(AttemptChange(*leaf.key, number, to.value, now, ended, error, None, None, text))
+        return number
 
     # ── what arrives ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -269,9 +280,10 @@ class WaitDesk:
                 return
             self._attempt(leaf, S.FAILED, error=to_json(error_object(error)).decode())
             state.failed[key] = tries
-            request = self._request_answer(leaf, element, state.timers.get((key, "timeout")))
+            due = self._timeout_at(leaf)
+            request = self._request_answer(leaf, element, due)
             state.tell("ApprovalRequested", leaf, request=request)
-            state.tell("NodeWaitingApproval", leaf, request=request)
+            state.tell("NodeWaitingApproval", leaf, request=request, timeoutAtMs=due)
 
     def _keep(self, signal: StoredSignal) -> None:
         state = self._state
@@ -320,6 +332,7 @@ class WaitDesk:
                 "signalName": element.event,
                 "correlationId": element.correlation_id,
                 "waitAsync": element.wait_async,
+                "timeoutMs": element.timeout_ms,
                 "resolvedSignalSeq": row.seq,
                 "receivedAtMs": row.received_at_ms,
             }
@@ -346,9 +359,9 @@ class WaitDesk:
             return
         element = leaf.element
         if leaf.kind is LeafKind.HUMAN:
-            state.row("human_closed", "expired", human_request_id(state.run_id, key))
+            state.row("human_closed", "expired", state.step.frame_no, human_request_id(state.run_id, key))
         elif state.nodes.get(key) is S.WAITING_APPROVAL:
-            state.row("approval_closed", state.step.now_ms, TIMED_OUT, state.run_id, *key)
+            state.row("approval_closed", state.step.now_ms, TIMED_OUT, state.step.frame_no, state.run_id, *key)
         if isinstance(element, WaitForEvent) and element.on_timeout == "skip":
             self._skip(leaf)
         elif isinstance(element, WaitForEvent) and element.on_timeout == "continue":
@@ -373,11 +386,12 @@ class WaitDesk:
                 state.tell_of("TimerCancelled", key, timerId=key[0])
             state.disarm(key, kind)
         if state.nodes.get(key) is S.WAITING_APPROVAL:  # one of the two has it
-            state.row("human_closed", "cancelled", human_request_id(state.run_id, key))
-            state.row("approval_closed", state.step.now_ms, f"smithers:{reason}", state.run_id, *key)
+            state.row("human_closed", "cancelled", state.step.frame_no, human_request_id(state.run_id, key))
+            by = f"smithers:{reason}"
+            state.row("approval_closed", state.step.now_ms, by, state.step.frame_no, state.run_id, *key)
             state.gates.pop(key, None)
         if state.nodes.get(key) not in (S.PENDING, S.WAITING_QUOTA):
-            state.row("attempts_closed", state.step.now_ms, state.run_id, *key)
+            state.row("attempts_closed", state.step.now_ms, state.step.frame_no, state.run_id, *key)
         state.held.discard(key)
         state.move_key(key, S.CANCELLED)
         state.tell_of("NodeCancelled", key, reason=reason)

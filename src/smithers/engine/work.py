@@ -13,6 +13,7 @@ from pydantic_core import from_json, to_json
 from smithers.components.composites import Subflow
 from smithers.components.scope import Key, logical_id
 from smithers.components.task import CachePolicy, Task, agent_chain
+from smithers.engine import effects
 from smithers.engine.attempts import Completion, abort_error, finish, run_attempt
 from smithers.engine.children import run_child
 from smithers.errors import DepNotSatisfied, ForkError, SmithersError, error_object
@@ -62,6 +63,8 @@ class Work:
         state.attempt(AttemptChange(key[0], key[1], attempt, "in-progress", now))
         state.step.events.append(attempt_event("NodeStarted", key[0], key[1], attempt))
         done = Completion(leaf, attempt, now)
+        if leaf.element.side_effect is not None:
+            effects.begin(state, leaf.element.side_effect, done)
         self._running[key] = done
         self._to_start.append(done)
         if leaf.kind is LeafKind.AGENT:
@@ -98,13 +101,17 @@ class Work:
     async def _run(self, done: Completion) -> None:
         leaf = done.leaf
         try:
+            if leaf.worktree is not None:
+                done.root_dir = await self._driver.shared.workspaces.worktree(leaf.worktree)
             if leaf.kind is LeafKind.SUBFLOW:
                 assert isinstance(leaf.element, Subflow)
                 await run_child(self._driver, done, leaf.element)
                 return
             key = self._cache_key(leaf) if self._caches(leaf) else None
-            if key is not None and await self._from_cache(done, key):
-                return
+            if key is not None:
+                done.measured = {"cache": "miss"}
+                if await self._from_cache(done, key):
+                    return
             messages = await self._conversation(leaf) if getattr(leaf.element, "fork", None) is not None else None
             await run_attempt(
                 self._driver.shared,
@@ -114,6 +121,9 @@ class Work:
                 self._state.failed.get(leaf.key, 0),
                 messages,
             )
+            if done.is_touching and not done.is_aborted:
+                folder = done.root_dir or self._driver.shared.root_dir
+                done.files = await self._driver.shared.workspaces.checkpoint(folder, *leaf.key, done.attempt)
             if key is not None and done.error is None:
                 done.cache_row = self._cache_row(done, key)
         except asyncio.CancelledError:
@@ -302,6 +312,7 @@ class Work:
         except SmithersError:
             return False
         done.is_cached = True
+        done.measured = {"cache": "hit"}
         return True
 
     def _cache_row(self, done: Completion, key: str) -> tuple[SqlValue, ...] | None:

@@ -89,6 +89,11 @@ class ChangeFeed:
             self._timer = loop.call_later(MERGE_S, self._emit)
             self._emitted = loop.create_future()
 
+    def nudge(self) -> None:
+        """Let every reader look whether it may go on."""
+        for reader in self._readers:
+            reader.more.set()
+
     async def settled(self) -> int:
         """The number of the frame that tells of everything noted until now."""
         if self._emitted is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from pydantic.alias_generators import to_snake
 from pydantic_core import PydanticSerializationError, to_json
 
 from smithers.ambient import SandboxMode
@@ -101,6 +102,19 @@ class RoutesHook(Protocol):
         ...
 
 
+MonitorControl = Callable[[Mapping[str, object]], object]
+"""A control of a oneshot monitor: called with `runId` and what the request brings; gives JSON, or something to await for it."""
+MONITOR_CONTROLS: Final = ("attach", "steer", "restart")
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What options are that are not given."""
+
+    bridge: bool = True
+    bridge_poll_ms: int = 1_000
+
+
 @dataclass(frozen=True, slots=True)
 class GatewayOptions:
     """Options of a gateway, as `Gateway` documents them."""
@@ -133,10 +147,12 @@ class GatewayOptions:
     idle_timeout_ms: int = 0
     on_idle: Callable[[], object] | None = None
     max_active_runs: int = 2_000
+    max_queued_runs: int = 10_000
     sandbox: SandboxMode = "required"
     max_frames_per_second: int = 5_000
     metrics_need_token: bool = False
-    what_happened: Callable[[Mapping[str, object]], Awaitable[str]] | None = None
+    what_happened: Callable[[Mapping[str, object]], Awaitable[str | Mapping[str, object]]] | None = None
+    oneshot_monitor: Mapping[str, MonitorControl] | None = None
 
     def __post_init__(self) -> None:
         for name in _POSITIVE:
@@ -145,12 +161,10 @@ class GatewayOptions:
                 raise InvalidInput(f"{name} must be a whole number above 0, not {value!r}", {"field": name})
         if self.sandbox not in ("required", "off"):
             raise InvalidInput(f"sandbox must be 'required' or 'off', not {self.sandbox!r}", {"field": "sandbox"})
-        if (
-            isinstance(self.idle_timeout_ms, bool)
-            or not isinstance(self.idle_timeout_ms, int)
-            or self.idle_timeout_ms < 0
-        ):
-            raise InvalidInput("idle_timeout_ms must be a whole number, 0 or more", {"field": "idle_timeout_ms"})
+        for name in ("idle_timeout_ms", "max_queued_runs"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise InvalidInput(f"{name} must be a whole number, 0 or more", {"field": name})
 
     @property
     def sweep_s(self) -> float:
@@ -173,6 +187,54 @@ _POSITIVE: Final = (
     "max_active_runs",
     "max_frames_per_second",
 )
+
+
+_DEFAULTS: Final = {
+    "cliAgentTools": "cli_agent_tools",
+    "outOfProcessEventBridge": "bridge",
+    "outOfProcessEventBridgePollMs": "bridge_poll_ms",
+}
+
+
+def parse_defaults(value: Mapping[str, object] | None) -> Defaults:
+    """The `defaults` of a gateway, in either spelling. Raises `InvalidInput` naming what does not fit."""
+    known = _DEFAULTS | {to_snake(name): field for name, field in _DEFAULTS.items()}
+    found: dict[str, object] = {}
+    for key, item in (value or {}).items():
+        if key not in known:
+            raise InvalidInput(
+                f"defaults has no option {key!r}; it takes {', '.join(_DEFAULTS)}", {"field": "defaults"}
+            )
+        found[known[key]] = item
+    if found.pop("cli_agent_tools", "all") != "all":
+        raise InvalidInput(
+            "defaults.cliAgentTools can only be 'all': the tools of command-line agents cannot be taken away from here; "
+            "say so where each agent is made",
+            {"field": "defaults.cliAgentTools"},
+        )
+    if not isinstance(found.get("bridge", True), bool):
+        raise InvalidInput("defaults.outOfProcessEventBridge must be a boolean", {"field": "defaults"})
+    return Defaults(**found)  # type: ignore[arg-type]  # the number is looked at with the others
+
+
+def parse_monitor(value: Mapping[str, MonitorControl] | None) -> Mapping[str, MonitorControl] | None:
+    """A oneshot monitor's controls. Raises `InvalidInput`."""
+    if value is None:
+        return None
+    if set(value) != set(MONITOR_CONTROLS) or not all(map(callable, value.values())):
+        controls = ", ".join(MONITOR_CONTROLS)
+        raise InvalidInput(f"oneshot_monitor must have a function for each of {controls}", {"field": "oneshot_monitor"})
+    return dict(value)
+
+
+def refuse_unbuilt(**given: object) -> None:
+    """Refuse options of what this version does not do; None asks for nothing. Raises `InvalidInput`."""
+    for name, value in given.items():
+        if value is not None:
+            raise InvalidInput(f"{name}: this version has no {_UNBUILT[name]}; leave the option out", {"field": name})
+
+
+_UNBUILT: Final = {"hijack_pty": "terminals of agents", "browser": "browser sessions"}
 
 
 def parse_ui(value: UiConfig | Mapping[str, object] | bool | None, where: str) -> UiConfig | None:

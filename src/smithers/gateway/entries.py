@@ -15,6 +15,7 @@ from smithers.engine.admission import workflow_hash
 from smithers.errors import InvalidInput
 from smithers.gateway.config import UiConfig, WebhookConfig
 from smithers.jsons import object_of, text_of
+from smithers.store import database_name
 
 if TYPE_CHECKING:
     from smithers.store.interface import RunRow
@@ -151,7 +152,7 @@ class Entries:
             return Path(row.workflow_path).stem
         if row.workflow_name:
             return row.workflow_name
-        return next((e.key for e in self.now() if str(e.workflow.db) == db), "workflow")
+        return next((e.key for e in self.now() if database_name(e.workflow.db) == db), "workflow")
 
     def of_run(self, row: RunRow, config: object) -> Entry | None:
         """The entry that a stored run is gone on with: of the version of its source that it was started with, if that is

@@ -20,11 +20,15 @@ from smithers.gateway.config import (
     DEFAULT_PORT,
     FEATURES,
     GatewayOptions,
+    MonitorControl,
     RoutesHook,
     UiConfig,
     WebhookConfig,
+    parse_defaults,
+    parse_monitor,
     parse_ui,
     parse_webhook,
+    refuse_unbuilt,
     text_tuple,
 )
 from smithers.gateway.entries import Entries, Entry
@@ -98,11 +102,17 @@ class Gateway:
         request_timeout: time for a whole request, in milliseconds.
         idle_timeout_ms: after so long without sockets, runs, schedules and timers `on_idle` is called; 0 for never.
         on_idle: called once it is idle, and again after new activity; may be async.
-        max_active_runs: runs that are driven here at once; a launch beyond is refused.
+        max_active_runs: runs that are started here at once; a launch beyond is stored and waits for its turn.
+        max_queued_runs: so many may wait in a database; a launch beyond is refused.
         sandbox: `"off"` runs the commands of the tools of runs that are launched here without isolation; no caller can.
         max_frames_per_second: requests that one connection may make.
         metrics_need_token: whether `/metrics` needs `run:read`.
-        what_happened: narrates a run for the method of that name.
+        defaults: `{cliAgentTools, outOfProcessEventBridge, outOfProcessEventBridgePollMs}`; of the first only `"all"`.
+        oneshot_monitor: functions by `attach`, `steer` and `restart`, behind the routes of these names; may be async.
+        hijack_pty: terminals of agents are not offered: only None.
+        browser: browser sessions are not offered: only None.
+        what_happened: tells, for the method of that name, what has happened, from `{runId, nodeId, iteration, scope, status,
+            summary}`; gives a text, or `{summary, agentId}`. If it fails, `summary` is told, which is made from the log.
         settings: how engines work; from the environment by default.
         clock: the time; the machine's by default.
 
@@ -128,8 +138,8 @@ class Gateway:
         ui: UiConfig | Mapping[str, object] | bool | None = None,
         operator_ui: UiConfig | Mapping[str, object] | bool | None = True,
         routes: RoutesHook | None = None,
-        out_of_process_event_bridge: bool = True,
-        out_of_process_event_bridge_poll_ms: int = 1_000,
+        out_of_process_event_bridge: bool | None = None,
+        out_of_process_event_bridge_poll_ms: int | None = None,
         max_body_bytes: int = 1_048_576,
         max_payload: int = 1_048_576,
         max_connections: int = 1_000,
@@ -141,15 +151,22 @@ class Gateway:
         idle_timeout_ms: int = 0,
         on_idle: Callable[[], object] | None = None,
         max_active_runs: int = 2_000,
+        max_queued_runs: int = 10_000,
         sandbox: SandboxMode = "required",
         max_frames_per_second: int = 5_000,
         metrics_need_token: bool = False,
-        what_happened: Callable[[Mapping[str, object]], Awaitable[str]] | None = None,
+        what_happened: Callable[[Mapping[str, object]], Awaitable[str | Mapping[str, object]]] | None = None,
+        defaults: Mapping[str, object] | None = None,
+        oneshot_monitor: Mapping[str, MonitorControl] | None = None,
+        hijack_pty: None = None,
+        browser: None = None,
         settings: Settings | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._settings = settings or Settings.from_environment()
         self._clock: Clock = clock or SystemClock()
+        refuse_unbuilt(hijack_pty=hijack_pty, browser=browser)
+        usual = parse_defaults(defaults)
         self.options = GatewayOptions(
             protocol=protocol,
             features=text_tuple(features, "features"),
@@ -166,8 +183,12 @@ class Gateway:
             ui=parse_ui(ui, "ui"),
             operator_ui=parse_ui(operator_ui, "operator_ui"),
             routes=routes,
-            bridge=out_of_process_event_bridge,
-            bridge_poll_ms=out_of_process_event_bridge_poll_ms,
+            bridge=usual.bridge if out_of_process_event_bridge is None else out_of_process_event_bridge,
+            bridge_poll_ms=(
+                usual.bridge_poll_ms
+                if out_of_process_event_bridge_poll_ms is None
+                else out_of_process_event_bridge_poll_ms
+            ),
             max_body_bytes=max_body_bytes,
             max_payload=max_payload,
             max_connections=max_connections,
@@ -179,10 +200,12 @@ class Gateway:
             idle_timeout_ms=idle_timeout_ms,
             on_idle=on_idle,
             max_active_runs=max_active_runs,
+            max_queued_runs=max_queued_runs,
             sandbox=sandbox,
             max_frames_per_second=max_frames_per_second,
             metrics_need_token=metrics_need_token,
             what_happened=what_happened,
+            oneshot_monitor=parse_monitor(oneshot_monitor),
         )
         check_mounts(self.options)
         self._entries = Entries(

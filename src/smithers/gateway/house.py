@@ -19,15 +19,18 @@ from smithers.components.workflow import SmithersWorkflow
 from smithers.control import crons, run_lists
 from smithers.control.accounts import UsageDesk
 from smithers.control.crons import CronFire
-from smithers.control.hosting import Hosting, Place, place_name
+from smithers.control.hosting import Hosting, Place
+from smithers.control.narrating import Storyteller
 from smithers.control.workflows import WorkflowFiles
 from smithers.engine.clock import Clock
 from smithers.errors import RunNotFound, SmithersError
 from smithers.gateway.auth.doorkeeper import Doorkeeper
 from smithers.gateway.auth.identity import Identity
+from smithers.gateway.auth.watch import GrantWatch
 from smithers.gateway.changes import ChangeFeed, collections_of
 from smithers.gateway.config import GatewayOptions, RoutesHook
 from smithers.gateway.cron import CronPlace, CronScheduler
+from smithers.gateway.devtools.stream import DevToolsStreams
 from smithers.gateway.dispatch import Dispatcher
 from smithers.gateway.entries import Entries, Entry
 from smithers.gateway.extensions import Extensions
@@ -52,8 +55,9 @@ from smithers.observability.feed import EventFeed
 from smithers.observability.lifecycle import log_event
 from smithers.observability.metrics import Metrics
 from smithers.settings import Settings
+from smithers.store import database_name
 from smithers.store.interface import RunRow
-from smithers.store.sql import reads
+from smithers.store.sql import wakeups
 from smithers.store.sql.crons import TARGET
 
 if TYPE_CHECKING:
@@ -91,9 +95,16 @@ class House:
             clock_ms=clock.now_ms,
         )
         self._hosting = Hosting(
-            WorkflowFiles(None), settings, clock=clock, on_open=self._opened, workflow_of=self._workflow_of
+            WorkflowFiles(None),
+            settings,
+            clock=clock,
+            on_open=self._opened,
+            workflow_of=self._workflow_of,
+            room=lambda: self._desk.room,
         )
-        self._desk = LaunchDesk(entries, self._hosting, clock, options.max_active_runs, options.sandbox)
+        self._desk = LaunchDesk(
+            entries, self._hosting, clock, options.max_active_runs, options.max_queued_runs, options.sandbox
+        )
         self._changes = ChangeFeed()
         self._mounts = UiMounts(options, entries)
         self._streams = RunStreams(
@@ -103,6 +114,7 @@ class House:
             state_version=lambda: self._sockets.state_version,
             follow=self._follow,
         )
+        self._devtools = DevToolsStreams(self._hosting.find, self._follow)
         self.services = Services(
             options=options,
             entries=entries,
@@ -110,6 +122,7 @@ class House:
             launching=self._desk,
             changes=self._changes,
             streams=self._streams,
+            devtools=self._devtools,
             clock=clock,
             broadcast=self._broadcast,
             state_version=lambda: self._sockets.state_version,
@@ -120,6 +133,7 @@ class House:
             ui_path_of=self._mounts.path_of,
             wake_crons=lambda: self._scheduler.changed(),
             still_valid=self._is_valid,
+            stories=Storyteller(options.what_happened),
         )
         dispatcher = Dispatcher(Methods(AREAS), self.services, extensions, self._meter)
         self._sockets = SocketHub(
@@ -131,6 +145,7 @@ class House:
         )
         self._sockets.dispatcher = dispatcher
         self._sockets.streams = self._streams
+        self._sockets.devtools = self._devtools
         extensions.open_stream = open_extension_stream
         self._scheduler = CronScheduler(clock, self._cron_places, self._fire, self._triggered, options.sweep_s)
         self._http = HttpRoutes(
@@ -138,6 +153,7 @@ class House:
         )
         self._rest = RestRoutes(self.services, dispatcher, self._http.identify)
         self.app = self._make_app()
+        self._grants = GrantWatch(self._doorkeeper, clock, self._recheck)
 
     def _make_app(self) -> HttpApp:
         routes = [*self._http.table(), *self._rest.table(), *WebhookRoutes(self.services, self._meter).table()]
@@ -208,7 +224,7 @@ class House:
         if self._sockets.active_count or self.services.stream_caps.total:
             return True
         for place in self._hosting.places:
-            if place.engine.drivers or await place.store.aread(reads.next_due) is not None:
+            if place.engine.drivers or await place.store.aread(wakeups.next_due) is not None:
                 return True
         return await self._scheduler.next_due() is not None
 
@@ -233,6 +249,7 @@ class House:
     async def quiesce(self) -> None:
         """Take no more work: no launches, no schedules, no sockets."""
         self._desk.is_closing = True
+        self._grants.close()
         await self._scheduler.close()
         self.app.drain.start()
         await self._sockets.close()
@@ -260,6 +277,7 @@ class House:
     def _opened(self, place: Place) -> None:
         """A database was opened: tell of its events."""
         EventFeed(place.store, place.hub, self._metrics.track_event, log_event)
+        place.store.time(self._metrics.timed)
         self._feeds[place.path] = Feed(
             place,
             lambda run_id, row: self._sockets.publish(run_id, row),
@@ -282,6 +300,11 @@ class House:
         except RpcError:
             return False
         return True
+
+    def _recheck(self) -> None:
+        """Grants have changed: whoever may no longer stay is shown out."""
+        self._sockets.recheck()
+        self._changes.nudge()
 
     async def _workflow_of(self, place: Place, row: RunRow) -> SmithersWorkflow | None:
         return await self._desk.workflow_of(place, row)
@@ -314,7 +337,7 @@ class House:
     def _cron_places(self) -> list[CronPlace]:
         keys: dict[str, list[str]] = {}
         for entry in self._entries.now():
-            keys.setdefault(place_name(str(entry.workflow.db)), []).append(entry.key)
+            keys.setdefault(database_name(entry.workflow.db), []).append(entry.key)
         return [CronPlace(p.control, keys[p.path]) for p in self._hosting.places if p.path in keys]
 
     async def _fire(self, fire: CronFire) -> str:

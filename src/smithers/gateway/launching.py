@@ -22,12 +22,13 @@ from pydantic_core import from_json
 from smithers.ambient import SandboxMode
 from smithers.control.views import iso
 from smithers.engine.admission import LaunchStamp
+from smithers.engine.admission import Place as QueuePlace
 from smithers.engine.clock import Clock
 from smithers.errors import RunAlreadyExists, RunNotFound, RunOwnerAlive, RunStillRunning, SmithersError
 from smithers.gateway.entries import Entries, Entry
 from smithers.gateway.problems import RpcError
 from smithers.jsons import object_of
-from smithers.store.sql import reads
+from smithers.store.sql import queue, reads
 
 if TYPE_CHECKING:
     from smithers.components.workflow import SmithersWorkflow
@@ -94,20 +95,30 @@ class LaunchDesk:
     """Starts runs.
 
     Args:
-        max_active: at most so many runs are driven in this process; a launch beyond is refused, nothing is queued in memory.
+        max_active: at most so many runs are started in this process; a launch beyond is stored and waits its turn.
+        max_queued: so many may wait in a database; a launch beyond is refused.
         sandbox: `"off"` runs commands of the runs' tools without isolation.
     """
 
     def __init__(
-        self, entries: Entries, hosting: Hosting, clock: Clock, max_active: int, sandbox: SandboxMode = "required"
+        self,
+        entries: Entries,
+        hosting: Hosting,
+        clock: Clock,
+        max_active: int,
+        max_queued: int,
+        sandbox: SandboxMode = "required",
     ) -> None:
         self._entries = entries
         self._hosting = hosting
         self._clock = clock
         self._max_active = max_active
+        self._max_queued = max_queued
         self._sandbox: SandboxMode = sandbox
         self._busy: set[str] = set()
         """Runs that are being launched at this moment."""
+        self._without_queue: set[str] = set()
+        """Databases in which no run of ours waits."""
         self._keys: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """Held while a launch with an idempotency key is looked up and made."""
         self.is_closing = False
@@ -203,18 +214,27 @@ class LaunchDesk:
                 raise
             return found
 
-    def _require_room(self) -> None:
-        """Refuse a launch beyond `max_active_runs`; those that are being made count too."""
-        active = sum(len(place.engine.drivers) for place in self._hosting.places)
-        active += sum(
-            all(run_id not in place.engine.drivers for place in self._hosting.places) for run_id in self._busy
-        )
-        if active >= self._max_active:
-            raise RpcError(
-                "QUOTA_EXCEEDED",
-                f"{active} runs are active here; at most {self._max_active} are taken (max_active_runs): try again soon",
-                limit=self._max_active,
-            )
+    @property
+    def room(self) -> int:
+        """How many more runs may be started here. Those that are being made count too."""
+        return max(0, self._max_active - self._active())
+
+    def _active(self) -> int:
+        places = self._hosting.places
+        starting = sum(all(run_id not in place.engine.drivers for place in places) for run_id in self._busy)
+        return starting + sum(len(place.engine.drivers) for place in places)
+
+    async def _must_wait(self, place: Place) -> bool:
+        """Whether a run that is being launched has to queue: there is no room, or others were there before."""
+        if self._active() > self._max_active:
+            self._without_queue.discard(place.path)
+            return True
+        if place.path in self._without_queue:
+            return False
+        if await place.store.aread(queue.count):
+            return True
+        self._without_queue.add(place.path)
+        return self._active() > self._max_active
 
     async def _require_free(self, run_id: str, place: Place) -> None:
         """Refuse an id that another database here has; the run's own database refuses by itself."""
@@ -234,9 +254,11 @@ class LaunchDesk:
         run_id = options.run_id or str(uuid4())
         if run_id in self._busy:
             raise RunAlreadyExists(run_id)
-        self._require_room()
         self._busy.add(run_id)
         try:
+            must_wait = await self._must_wait(place)
+            if must_wait:
+                self._busy.discard(run_id)  # what waits takes no room
             handle = await place.engine.launch(
                 entry.workflow,
                 input,
@@ -253,9 +275,11 @@ class LaunchDesk:
                     options.started_by,
                     {"gatewayTriggeredBy": trigger.triggered_by, **options.config},
                 ),
+                waits=QueuePlace(self._max_queued) if must_wait else None,
             )
         finally:
             self._busy.discard(run_id)
+            self._hosting.freed()  # if it was not started after all
         handle.result.add_done_callback(_looked_at)
         if handle.run_id != run_id:
             await self._require_same(place, handle.run_id, entry)
@@ -270,7 +294,7 @@ class LaunchDesk:
 
     # ── resuming ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def resume(self, run_id: str, *, force: bool = False) -> str:
+    async def resume(self, run_id: str, by: Trigger, *, force: bool = False) -> str:
         """Go on with a run: `already_terminal` or `resume_requested`; it is ours on return, or somebody drives it already.
 
         Raises:
@@ -280,12 +304,13 @@ class LaunchDesk:
         row = await place.control.run(run_id)
         if row.status in ("finished", "failed", "cancelled", "continued"):
             return "already_terminal"
-        if run_id in place.engine.drivers:
+        if run_id in place.engine.drivers or queue.is_queued(row):  # its turn comes by itself
             return "resume_requested"
         workflow = await self.workflow_of(place, row)
         if workflow is None:
             raise RpcError("RUN_NOT_RESUMABLE", f"the workflow of run {run_id!r} is not registered here")
-        handle = await place.engine.resume(run_id, workflow, force=force)
+        who = {"triggeredBy": by.triggered_by, "role": by.role, "tokenId": by.token_id, "atMs": self._clock.now_ms()}
+        handle = await place.engine.resume(run_id, workflow, force=force, resumed_by=who)
         handle.result.add_done_callback(_looked_at)
         return "resume_requested"
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from smithers.asgi.drain import Drain
 from smithers.control.accounts import UsageDesk
+from smithers.control.narrating import Storyteller
 from smithers.engine.clock import Clock
 from smithers.gateway.auth.identity import Identity
 from smithers.gateway.caps import StreamCaps
@@ -19,6 +20,7 @@ from smithers.gateway.entries import Entries
 
 if TYPE_CHECKING:
     from smithers.control.hosting import Hosting
+    from smithers.gateway.devtools.stream import DevToolsStreams
     from smithers.gateway.launching import LaunchDesk
     from smithers.gateway.streams.run_streams import RunStreams
 
@@ -38,6 +40,7 @@ class Services:
     launching: LaunchDesk
     changes: ChangeFeed
     streams: RunStreams
+    devtools: DevToolsStreams
     clock: Clock
     broadcast: Callable[[str, dict[str, object], str | None, str], None]
     state_version: Callable[[], int]
@@ -47,6 +50,7 @@ class Services:
     pid: int
     ui_path_of: Callable[[str], str | None] = lambda _key: None
     wake_crons: Callable[[], None] = lambda: None
+    stories: Storyteller = field(default_factory=Storyteller)
     still_valid: Callable[[Identity], bool] = lambda _identity: True
     drain: Drain = field(default_factory=Drain)
     stream_caps: StreamCaps = field(default_factory=StreamCaps)

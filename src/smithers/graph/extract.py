@@ -19,6 +19,7 @@ from smithers.components.scope import LoopState, suffix_of
 from smithers.components.task import Leaf, Task
 from smithers.components.waits import Signal
 from smithers.components.workflow import SmithersWorkflow
+from smithers.components.worktree import Worktree
 from smithers.errors import DuplicateId, InvalidElement
 from smithers.graph.leaves import depends_of, kind_of, model_of, render_inline
 from smithers.graph.plan import (
@@ -34,6 +35,8 @@ from smithers.graph.plan import (
     TryNode,
 )
 
+_NAMED: Final = ("task", "loop", "saga", "try-catch-finally", "worktree")
+"""Kinds of elements whose ids must be different among them."""
 MAX_DEPTH: Final = 200
 """Deepest nesting of elements."""
 
@@ -54,6 +57,7 @@ class _Scope:
         "region",
         "subtree",
         "suffix",
+        "worktree",
     )
 
     def __init__(self, region: Region, ctx: Context[object], outputs: Outputs) -> None:
@@ -70,12 +74,13 @@ class _Scope:
         self.prefix = ""
         self.depends: tuple[str, ...] = ()
         """What everything here waits for, because an inline Subflow around it does."""
+        self.worktree: Worktree | None = None
 
     def inside(self, element: Element) -> _Scope:
         new = _Scope(self.region, self.ctx, self.outputs)
         new.group, new.subtree, new.priority = self.group, self.subtree, self.priority
         new.policy, new.loops, new.suffix, new.prefix = self.policy, self.loops, self.suffix, self.prefix
-        new.depends = self.depends
+        new.depends, new.worktree = self.depends, self.worktree
         new.depth = self.depth + 1
         if new.depth > MAX_DEPTH:
             raise InvalidElement(f"{element!r} is nested deeper than {MAX_DEPTH} levels")
@@ -97,7 +102,7 @@ class _Extractor:
         self._scoped: dict[tuple[LoopNode | None, str], PlanNode] = {}
         self._anywhere: dict[str, PlanNode] = {}
         self._home: dict[int, tuple[LoopNode, ...]] = {}
-        self._names: dict[str, set[str]] = {"task": set(), "loop": set(), "saga": set(), "try-catch-finally": set()}
+        self._names: dict[str, set[str]] = {kind: set() for kind in _NAMED}
         self._dependants: list[LeafNode] = []
         region = Region(None, "run", None)
         root = SeqNode(None, 0, None, tree)
@@ -153,6 +158,19 @@ class _Extractor:
         for child in element.children:
             inner.subtree = (node, len(node.children))
             self._fill(node, (child,), inner)
+        return node
+
+    def worktree(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
+        assert isinstance(element, Worktree)
+        node = ParNode(parent, index, element.id, element, None, None)
+        inner = scope.inside(element)
+        inner.worktree = element
+        logical = None if element.id is None else scope.prefix + element.id
+        if logical is not None:
+            self._unique("worktree", logical)
+        self.plan.worktrees.append((logical, element.path))
+        self._name(element.id, node, scope)
+        self._fill(node, element.children, inner)
         return node
 
     def branch(self, element: Element, parent: PlanNode, index: int, scope: _Scope) -> PlanNode:
@@ -280,6 +298,7 @@ class _Extractor:
         leaf.priority = element.priority if element.priority is not None else scope.priority
         leaf.is_quarantined = (element.failure_policy or scope.policy) == "quarantine"
         leaf.loops = loops
+        leaf.worktree = scope.worktree
         if element.output is not None:
             leaf.output = scope.outputs.resolve(element.output, repr(element))
             schema = getattr(element, "output_schema", None)
@@ -364,6 +383,7 @@ _HANDLERS: dict[type[Element], _Handler] = {
     Sequence: _Extractor.sequence,
     Parallel: _Extractor.parallel,
     MergeQueue: _Extractor.parallel,
+    Worktree: _Extractor.worktree,
     Branch: _Extractor.branch,
     Loop: _Extractor.loop,
     Saga: _Extractor.saga,

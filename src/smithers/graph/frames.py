@@ -10,7 +10,7 @@ import zlib
 from typing import Final, Literal, TypeAlias
 
 from smithers.errors import InvalidElement, StorageCorrupt, StorageError
-from smithers.graph.delta import apply, decode_ops, diff, encode_ops
+from smithers.graph.delta import Op, Set, apply, decode_ops, diff, encode_ops
 from smithers.graph.tree import FrameTree, TreeNode, parse
 
 Encoding: TypeAlias = Literal["keyframe", "delta", "same"]
@@ -55,15 +55,23 @@ def decode_frame(
     Raises StorageError for another encoding; StorageCorrupt if the payload is damaged, expands to more than
     `max_bytes`, or does not fit `prev_tree`.
     """
+    return apply(prev_tree, frame_ops(encoding, payload, max_bytes=max_bytes))
+
+
+def frame_ops(encoding: str, payload: bytes, *, max_bytes: int = MAX_FRAME_BYTES) -> list[Op]:
+    """A stored frame as operations on the tree of the frame before; a keyframe is one that sets the whole tree.
+
+    Raises as `decode_frame`, but for what does not fit the tree before.
+    """
     match encoding:
         case "same":
             if payload:
                 raise StorageCorrupt("a stored frame that repeats the one before has a payload")
-            return prev_tree
+            return []
         case "keyframe":
-            return parse(_expand(payload, max_bytes))
+            return [Set((), parse(_expand(payload, max_bytes)))]
         case "delta":
-            return apply(prev_tree, decode_ops(_expand(payload, max_bytes)))
+            return decode_ops(_expand(payload, max_bytes))
         case _:
             raise StorageError("a stored frame has an encoding that this program does not know", {"encoding": encoding})
 

@@ -20,6 +20,7 @@ from smithers.components.flow import ContinueAsNew, Loop
 from smithers.components.outputs import Output
 from smithers.components.scope import Key, LoopState
 from smithers.components.task import Leaf
+from smithers.components.worktree import Worktree
 from smithers.records import dataclass
 
 
@@ -246,6 +247,7 @@ class LeafNode(PlanNode):
         "schema",
         "subtree",
         "unmet",
+        "worktree",
     )
 
     def __init__(
@@ -282,6 +284,8 @@ class LeafNode(PlanNode):
         """Whether it has been reached and handed to the scheduler's queues."""
         self.is_passed = False
         """Whether what comes after it went on while it waits (`wait_async`)."""
+        self.worktree: Worktree | None = None
+        """The innermost one that it is in."""
 
     @property
     def innermost_loop(self) -> LoopNode | None:
@@ -323,6 +327,8 @@ class Plan:
     """Logical node id to the logical ids of its loops, outermost first."""
     loops: list[LoopNode] = field(default_factory=list[LoopNode])
     cache_by_default: bool = False
+    worktrees: list[tuple[str | None, str]] = field(default_factory=list[tuple[str | None, str]])
+    """Mounted ones: logical id, if they have one, and path."""
 
 
 def nodes_below(node: PlanNode) -> Iterator[PlanNode]:

@@ -32,6 +32,8 @@ COUNTERS: Final[dict[str, tuple[str, ...]]] = {
     "tool_calls.total": (),
     "tool_calls.errors_total": (),
     "tool.output_truncated_total": (),
+    "cache.hits": (),
+    "cache.misses": (),
     "errors.total": (),
     "events.emitted_total": (),
     "heartbeats.total": (),
@@ -51,6 +53,9 @@ COUNTERS: Final[dict[str, tuple[str, ...]]] = {
     "scorer_events.started": (),
     "scorer_events.finished": (),
     "scorer_events.failed": (),
+    "scorers.started": (),
+    "scorers.finished": (),
+    "scorers.failed": (),
     "tokens.input_total": _TOKENS,
     "tokens.output_total": _TOKENS,
     "tokens.cache_read_total": _TOKENS,
@@ -83,10 +88,14 @@ GAUGES: Final = (
     "nodes.active",
     "approval.pending",
     "timers.pending",
+    "scheduler.queue_depth",
+    "scheduler.concurrency_utilization",
+    "external_wait.async_pending|kind=approval",
+    "external_wait.async_pending|kind=event",
     "process.uptime_seconds",
     "process.memory_rss_bytes",
 )
-"""Gauges without their prefix; computed when they are asked for."""
+"""Gauges without their prefix; computed when they are asked for. One with a label has it behind a bar."""
 
 CORRECTION: Final = "schema-"
 """How the ids of actions begin that ask an agent again because its answer did not fit."""
@@ -95,6 +104,11 @@ CONTEXT: Final = (50_000.0, 100_000.0, 200_000.0, 500_000.0, 1_000_000.0)
 
 HISTOGRAMS: Final[dict[str, tuple[tuple[str, ...], tuple[float, ...]]]] = {
     "run.duration_ms": ((), DURATION),
+    "scheduler.wait_duration_ms": ((), DURATION),
+    "db.query_ms": ((), FAST),
+    "db.transaction_ms": ((), FAST),
+    "prompt.size_bytes": ((), SIZE),
+    "response.size_bytes": ((), SIZE),
     "node.duration_ms": ((), DURATION),
     "attempt.duration_ms": ((), DURATION),
     "agent_duration_ms": (_MODEL, DURATION),
@@ -165,9 +179,9 @@ BY_EVENT: Final[dict[str, tuple[str, ...]]] = {
     "TimerFired": ("timers.fired",),
     "TimerCancelled": ("timers.cancelled",),
     "SupervisorPollCompleted": ("supervisor.polls_total",),
-    "ScorerStarted": ("scorer_events.started",),
-    "ScorerFinished": ("scorer_events.finished",),
-    "ScorerFailed": ("scorer_events.failed", "errors.total"),
+    "ScorerStarted": ("scorer_events.started", "scorers.started"),
+    "ScorerFinished": ("scorer_events.finished", "scorers.finished"),
+    "ScorerFailed": ("scorer_events.failed", "scorers.failed", "errors.total"),
     "WorkflowReloaded": ("hot.reloads",),
     "WorkflowReloadFailed": ("hot.reload_failures",),
     "SnapshotCaptured": ("snapshots.captured",),
@@ -183,6 +197,8 @@ BY_EVENT: Final[dict[str, tuple[str, ...]]] = {
 """What an event counts, whatever it holds."""
 
 MEASURED: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "RunStarted": (("queuedMs", "scheduler.wait_duration_ms"),),
+    "NodeFinished": (("promptSizeBytes", "prompt.size_bytes"), ("responseSizeBytes", "response.size_bytes")),
     "TimerFired": (("delayMs", "timers.delay_ms"),),
     "TaskHeartbeat": (("dataSizeBytes", "heartbeats.data_size_bytes"), ("intervalMs", "heartbeats.interval_ms")),
     "RunAutoResumed": (("staleDurationMs", "supervisor.resume_lag_ms"),),

@@ -1,4 +1,5 @@
-"""Export: spans and metrics in the form in which OpenTelemetry's OTLP exporters take them. Imported only when they are on.
+"""Export: spans, metrics and log records in the form in which OpenTelemetry's OTLP exporters take them. Imported only when
+they are on.
 
 Needs the extra `otel`. When things are sent, and what happens if they cannot be, is `telemetry.py`'s.
 """
@@ -11,8 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Protocol, cast
 
+from opentelemetry._logs import LogRecord, SeverityNumber
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk._logs import ReadableLogRecord
+from opentelemetry.sdk._logs.export import LogRecordExportResult
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Gauge,
@@ -30,14 +36,16 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, set_span_in_context
 from opentelemetry.trace.status import Status, StatusCode
 from prometheus_client.metrics_core import Metric as Family
+from pydantic_core import to_json
 
 from smithers.jsons import text_of
 from smithers.observability.context import TraceParent, parse_traceparent, span_id_of, trace_id_of
-from smithers.observability.metrics import Metrics
+from smithers.observability.metrics import Metrics, split_gauge
 from smithers.observability.redaction import scrub
+from smithers.observability.shipping import Line
 from smithers.observability.spans import Span
 from smithers.settings import Settings
 
@@ -51,6 +59,10 @@ class Exporter(Protocol):
 
     def send_spans(self, spans: Sequence[Span]) -> bool:
         """Send spans that have ended."""
+        ...
+
+    def send_lines(self, lines: Sequence[Line]) -> bool:
+        """Send log records."""
         ...
 
     def send_metrics(self, metrics: Metrics, gauges: Mapping[str, float]) -> bool:
@@ -76,6 +88,12 @@ class _MetricsOut(Protocol):
     def shutdown(self) -> None: ...
 
 
+class _LinesOut(Protocol):
+    def export(self, batch: Sequence[ReadableLogRecord], /) -> LogRecordExportResult: ...
+
+    def shutdown(self) -> None: ...
+
+
 class OtlpExporter:
     """Sends protobuf over HTTP to the collector that the settings name."""
 
@@ -90,6 +108,7 @@ class OtlpExporter:
         self._metrics = cast(
             "_MetricsOut", OTLPMetricExporter(endpoint=f"{base}/v1/metrics", headers=headers, timeout=TIMEOUT_S)
         )
+        self._lines = cast("_LinesOut", OTLPLogExporter(endpoint=f"{base}/v1/logs", headers=headers, timeout=TIMEOUT_S))
         self._resource = Resource.create({"service.name": settings.otel_service_name})
         self._scope = InstrumentationScope("smithers", version("smithers"))
         self._began_ns = time.time_ns()
@@ -99,14 +118,20 @@ class OtlpExporter:
         found = [made for span in spans if (made := self._span(span)) is not None]
         return not found or self._spans.export(found) is SpanExportResult.SUCCESS
 
+    def send_lines(self, lines: Sequence[Line]) -> bool:
+        """See `Exporter`."""
+        found = [ReadableLogRecord(_log_record(line), self._resource, self._scope) for line in lines]
+        return not found or self._lines.export(found) is LogRecordExportResult.SUCCESS
+
     def send_metrics(self, metrics: Metrics, gauges: Mapping[str, float]) -> bool:
         """See `Exporter`."""
         now = time.time_ns()
         found = [self._metric(family, now) for family in metrics.collect()]
-        found += [
-            Metric(f"smithers.{name}", "", _unit(name), Gauge([NumberDataPoint({}, self._began_ns, now, value)]))
-            for name, value in gauges.items()
-        ]
+        points: dict[str, list[NumberDataPoint]] = {}
+        for gauge, value in gauges.items():
+            name, labels = split_gauge(gauge)
+            points.setdefault(name, []).append(NumberDataPoint(labels, self._began_ns, now, value))
+        found += [Metric(f"smithers.{name}", "", _unit(name), Gauge(each)) for name, each in points.items()]
         told = [metric for metric in found if metric is not None]
         data = MetricsData([ResourceMetrics(self._resource, [ScopeMetrics(self._scope, told, "")], "")])
         return self._metrics.export(data) is MetricExportResult.SUCCESS
@@ -115,6 +140,7 @@ class OtlpExporter:
         """See `Exporter`."""
         self._spans.shutdown()
         self._metrics.shutdown()
+        self._lines.shutdown()
 
     # ── spans ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -216,6 +242,56 @@ def _exceptions(span: Span) -> list[Event]:
     if stack := text_of(span.error.get("stack")):
         attributes["exception.stacktrace"] = scrub(stack)
     return [Event("exception", attributes, span.end_ms * 1_000_000)]
+
+
+def _log_record(line: Line) -> LogRecord:
+    fields = dict(line.fields)
+    body, level = str(fields.pop("message", "")), str(fields.pop("level", ""))
+    fields.pop("timestamp", None)
+    attributes: dict[str, str | int | float | bool] = {}
+    exception = fields.pop("exception", None)
+    if isinstance(exception, dict):
+        told = cast("dict[str, object]", exception)
+        for name, key in (("type", "type"), ("message", "message"), ("stacktrace", "stack")):
+            attributes[f"exception.{name}"] = text_of(told.get(key)) or ""
+    for name, value in fields.items():
+        key = f"smithers.{name}" if name in _CORRELATED else name
+        attributes[key] = value if isinstance(value, (str, int, float)) else to_json(value, fallback=str).decode()
+    return LogRecord(
+        timestamp=line.time_ns,
+        observed_timestamp=line.time_ns,
+        context=_trace_of(line),
+        severity_text=level,
+        severity_number=_severity(line.level),
+        body=body,
+        attributes=attributes,
+    )
+
+
+def _trace_of(line: Line) -> Context | None:
+    """What a log record belongs to, as the library takes it: a trace, and perhaps a span of it."""
+    if line.trace_id is None:
+        return None
+    return set_span_in_context(
+        NonRecordingSpan(_context(line.trace_id, line.span_id or "0", is_remote=False)), Context()
+    )
+
+
+_CORRELATED = frozenset({"run_id", "parent_run_id", "workflow_name", "node_id", "iteration", "attempt"})
+
+
+def _severity(level: int) -> SeverityNumber:
+    found = SeverityNumber.TRACE
+    for least, number in (
+        (logging.DEBUG, SeverityNumber.DEBUG),
+        (logging.INFO, SeverityNumber.INFO),
+        (logging.WARNING, SeverityNumber.WARN),
+        (logging.ERROR, SeverityNumber.ERROR),
+        (logging.CRITICAL, SeverityNumber.FATAL),
+    ):
+        if level >= least:
+            found = number
+    return found
 
 
 def _unit(name: str) -> str:

@@ -10,7 +10,9 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MAX_VALUES = 64
 MAX_LABEL = 80
+MAX_TIMED = 4_096
 MAX_WAITS = 10_000
 """Open approvals whose wait is being measured."""
 
@@ -72,6 +75,8 @@ class Metrics:
         """Events by type. What they count is added up when it is looked at: a run must not wait for that."""
         self._settled: dict[str, int] = {}
         self._settling = threading.Lock()
+        self._timed: dict[str, deque[float]] = {}
+        """Durations that are not in their histograms yet."""
         self._requests: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._waits: dict[tuple[str, str, int], int] = {}
         self._spans = Spans()
@@ -92,7 +97,8 @@ class Metrics:
                 for span in self._spans.take(run, row):
                     self._ended(span)
             if type in _DETAILED:
-                if row.payload is not None:
+                # most tasks that finish tell of nothing but their attempt
+                if row.payload is not None and (type != "NodeFinished" or "," in row.payload):
                     self._track_detail(type, object_of(from_json(row.payload)))
             elif row.node_id is not None and type.startswith("Approval"):
                 self._track_wait((run.run_id, row.node_id, row.iteration or 0), row)
@@ -115,6 +121,9 @@ class Metrics:
         match type:
             case "TokenUsageReported":
                 self._track_tokens(payload)
+            case "NodeFinished":
+                if (cache := payload.get("cache")) in ("hit", "miss"):
+                    self._counters["cache.hits" if cache == "hit" else "cache.misses"].inc()
             case "ToolCallFinished":
                 if payload.get("status") == "error":
                     self._counters["tool_calls.errors_total"].inc()
@@ -224,6 +233,21 @@ class Metrics:
         except Exception:
             log.exception("something was not measured")
 
+    def timed(self, name: str, milliseconds: float) -> None:
+        """Measure how long something took that happens all the time; from any thread. It is added up when it is looked at,
+        or when there is much of it."""
+        waiting = self._timed.setdefault(name, deque())
+        waiting.append(milliseconds)
+        if len(waiting) >= MAX_TIMED:
+            self._settle_times()
+
+    def _settle_times(self) -> None:
+        for name, waiting in list(self._timed.items()):
+            histogram = self._histograms[name]
+            with suppress(IndexError):
+                while True:
+                    histogram.observe(waiting.popleft())
+
     def track_request(self, method: str, route: str, status: int, milliseconds: float) -> None:
         """Count an answer to an HTTP request. `route` is a template, never a path as it was sent."""
         try:
@@ -265,12 +289,17 @@ class Metrics:
             lines += _family_lines(family)
         now = self.gauges(gauges)
         for name in GAUGES:
-            clean = _clean(f"smithers.{name}")
-            lines += [f"# TYPE {clean} gauge", f"{clean} {_number(now[name])}"]
+            bare, labels = split_gauge(name)
+            clean = _clean(f"smithers.{bare}")
+            if (head := f"# TYPE {clean} gauge") not in lines[-2:]:
+                lines.append(head)
+            text = ",".join(f'{key}="{_escaped(value)}"' for key, value in labels.items())
+            lines.append(f"{clean}{{{text}}} {_number(now[name])}" if text else f"{clean} {_number(now[name])}")
         return "\n".join(lines) + "\n"
 
     def collect(self) -> list[Metric]:
         """All counters and histograms as they are now, without their prefix as `documentation`; from any thread."""
+        self._settle_times()
         with self._settling:
             for type, count in list(self._seen.items()):
                 more = count - self._settled.get(type, 0)
@@ -304,6 +333,13 @@ _DETAILED = MEASURED.keys() | {
     "TokenUsageReported",
     "ToolCallFinished",
 }
+
+
+def split_gauge(name: str) -> tuple[str, dict[str, str]]:
+    """A gauge's name as `GAUGES` has it, and its label."""
+    bare, bar, label = name.partition("|")
+    key, _, value = label.partition("=")
+    return bare, {key: value} if bar else {}
 
 
 def _positive(value: object) -> int:

@@ -20,6 +20,7 @@ from smithers.observability.feed import EventFeed, Listener
 from smithers.observability.lifecycle import log_event
 from smithers.observability.metrics import Metrics
 from smithers.observability.redaction import scrub
+from smithers.observability.shipping import Line, Shipper
 from smithers.observability.spans import Span
 from smithers.settings import Settings
 from smithers.store.sql import pages
@@ -42,7 +43,7 @@ Gauges = Callable[[], Mapping[str, float]]
 
 
 class Telemetry:
-    """Sends spans soon and metrics now and then.
+    """Sends spans and log records soon and metrics now and then.
 
     Args:
         metric_interval_s: how often metrics are sent.
@@ -52,6 +53,8 @@ class Telemetry:
         self._exporter = exporter
         self._metric_interval_s = metric_interval_s
         self.queue: deque[Span] = deque()
+        self.lines: deque[Line] = deque()
+        self._shipper = Shipper(self.put_line)
         self._dropped = 0
         self._wake = threading.Event()
         self._is_closing = False
@@ -75,32 +78,53 @@ class Telemetry:
         if len(self.queue) == BATCH:
             self._wake.set()
 
+    def put_line(self, line: Line) -> None:
+        """Have a log record sent. Never waits."""
+        if len(self.lines) >= MAX_QUEUE:
+            self._dropped += 1
+            return
+        self.lines.append(line)
+        if len(self.lines) == BATCH:
+            self._wake.set()
+
+    def ship_logs(self) -> None:
+        """Send what this process logs from now on, on all loggers; where somebody else here does so already, they do."""
+        root = logging.getLogger()
+        if not any(isinstance(handler, Shipper) for handler in root.handlers):
+            root.addHandler(self._shipper)
+
     def close(self, deadline_s: float = FLUSH_S) -> None:
         """Send what is left, but no longer than this; then stop. May be called twice."""
         atexit.unregister(self.close)
+        logging.getLogger().removeHandler(self._shipper)
         self._is_closing = True
         self._wake.set()
         self._thread.join(deadline_s)
         if self._thread.is_alive():
             self._exporter.abort()
-            log.warning("the collector did not take everything in time", extra={"spans": len(self.queue)})
+            left = {"spans": len(self.queue), "records": len(self.lines)}
+            log.warning("the collector did not take everything in time", extra=left)
 
     def _run(self) -> None:
         due = time.monotonic() + self._metric_interval_s
         while not self._is_closing:
             self._wake.wait(max(0.0, min(SPAN_INTERVAL_S, due - time.monotonic())))
             self._wake.clear()
-            self._send_spans()
+            self._send_waiting()
             if time.monotonic() >= due and not self._is_closing:
                 self._send_metrics()
                 due = time.monotonic() + self._metric_interval_s
-        self._send_spans()
+        self._send_waiting()
         self._send_metrics()
 
-    def _send_spans(self) -> None:
+    def _send_waiting(self) -> None:
+        """Send the spans and log records that are waiting."""
         while self.queue:
             batch = [self.queue.popleft() for _ in range(min(BATCH, len(self.queue)))]
             self._attempt(partial(self._exporter.send_spans, batch))
+        while self.lines:
+            lines = [self.lines.popleft() for _ in range(min(BATCH, len(self.lines)))]
+            self._attempt(partial(self._exporter.send_lines, lines))
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             log.warning("spans were dropped: the collector is slower than the runs", extra={"spans": dropped})
@@ -147,7 +171,9 @@ def open_telemetry(settings: Settings) -> Telemetry | None:
     except Exception as error:
         log.warning("telemetry is off: the exporters refuse their settings", extra={"reason": scrub(str(error))})
         return None
-    return Telemetry(exporter, metric_interval_s=settings.otel_metric_interval_ms / 1000)
+    telemetry = Telemetry(exporter, metric_interval_s=settings.otel_metric_interval_ms / 1000)
+    telemetry.ship_logs()
+    return telemetry
 
 
 class Observation:
@@ -160,6 +186,7 @@ class Observation:
         if telemetry is not None:
             telemetry.add(self._metrics, lambda: store.read(pages.gauges))
             listeners.append(self._metrics.track_event)
+            store.time(self._metrics.timed)
         self._feed = EventFeed(store, hub, *listeners)
 
     async def close(self) -> None:

@@ -32,6 +32,7 @@ async def open_app(options: ServerOptions) -> AsyncGenerator[HttpApp]:
 
     def opened(place: Place) -> None:
         EventFeed(place.store, place.hub, metrics.track_event, log_event)
+        place.store.time(metrics.timed)
 
     hosting = Hosting(
         WorkflowFiles(options.root_dir),

@@ -67,11 +67,14 @@ class Column:
 
 @dataclass(frozen=True)
 class TableDef:
-    """The table of one registered output. Make it with `table_def`."""
+    """The table of one registered output. Make it with `table_def`.
+
+    Two are equal if they are the same table with the same columns, whatever model its rows are made into.
+    """
 
     name: str
     key: str
-    model: type[BaseModel]
+    model: type[BaseModel] = field(compare=False)
     columns: tuple[Column, ...]
     _plain: tuple[tuple[str, _Encoder], ...] = field(init=False, repr=False, compare=False)
     _decoders: tuple[tuple[str, bool, _Decoder], ...] = field(init=False, repr=False, compare=False)
@@ -122,6 +125,11 @@ class TableDef:
             return self._decode_mixed(values)
         except (ValidationError, ValueError) as exc:
             raise InvalidOutput(f"a stored row of {self.name!r} does not fit {self.model.__name__}: {exc}") from exc
+
+    def translate(self, instance: BaseModel, other: TableDef) -> BaseModel:
+        """The instance as one of another model for the same table. Raises InvalidOutput if it does not fit that."""
+        stored = dict(zip((column.name for column in self.columns), self.encode(instance), strict=True))
+        return other.decode([stored.get(column.name) for column in other.columns])
 
     def _encode_mixed(self, instance: BaseModel) -> tuple[SqlValue, ...]:
         dumped = self._dump(instance, self._json_fields)
@@ -213,7 +221,12 @@ def table_def(key: str, model: type[BaseModel]) -> TableDef:
     Raises:
         InvalidElement: the key or a field makes no usable name, or a name is taken; the message names them.
     """
-    if (known := _tables.get((key, model))) is not None:
+    # kept by the model itself, so that the models of a module that was loaded anew go with it
+    kept: dict[str, TableDef] | None = model.__dict__.get(_KEPT)
+    if kept is None:
+        kept = {}
+        type.__setattr__(model, _KEPT, kept)
+    if (known := kept.get(key)) is not None:
         return known
     name = snake_case(key)
     if not _is_identifier(name):
@@ -224,10 +237,10 @@ def table_def(key: str, model: type[BaseModel]) -> TableDef:
         model.model_rebuild()
     except PydanticUserError as exc:
         raise InvalidElement(f"output {key!r}: {model.__name__} is not complete: {exc}", {"key": key}) from exc
-    return _tables.setdefault((key, model), TableDef(name, key, model, _columns(key, model)))
+    return kept.setdefault(key, TableDef(name, key, model, _columns(key, model)))
 
 
-_tables: dict[tuple[str, type[BaseModel]], TableDef] = {}
+_KEPT = "__smithers_tables__"
 
 
 def snake_case(name: str) -> str:

@@ -93,6 +93,8 @@ class NewRun:
     """Whether lists leave the run out unless they are asked for it."""
     started_by_json: str | None = None
     """Which program asked for the run, and why, as it told."""
+    queue: str = "default"
+    """The queue whose limits hold for the run."""
 
     @property
     def listed_as(self) -> str:
@@ -357,8 +359,12 @@ class Store(Protocol):
         expect_epoch: int,
         events: Sequence[EventDraft],
         keeps_pause: bool = True,
+        resumed_by_json: str | None = None,
     ) -> int | None:
-        """Take a run over from the state that was read with `expect_epoch`. The new epoch, or None if somebody was faster."""
+        """Take a run over from the state that was read with `expect_epoch`. The new epoch, or None if somebody was faster.
+
+        With `resumed_by_json`, who has asked for that is recorded, and requests to take the run over are forgotten.
+        """
         ...
 
     async def commit(self, step: Step) -> Committed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Final, cast
 from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
+from smithers import ambient
 from smithers.agents.calls import AgentCall, AgentResponse, Usage
 from smithers.agents.interface import definition_id
+from smithers.engine.runtime import TaskRuntime
 from smithers.errors import InvalidInput
 from smithers.testing.examples import example
 
@@ -94,6 +97,9 @@ class ScriptedAgent:
         if isinstance(answer, BaseException):
             raise answer
         text, output, files = self._parts(answer)
+        host = ambient.attempt.get()
+        if files and isinstance(host, TaskRuntime):
+            await asyncio.to_thread(host.touches_files)
         _write_files(call.root_dir, files)
         if output is None:
             return AgentResponse(text=text or "", usage=self.usage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
@@ -57,6 +58,8 @@ async def bash_tool(cmd: str, args: Sequence[str] | None = None, opts: BashOptio
         check_command(argv[0], argv[1:])
     with Root(context.root_dir) as root:
         cwd = _folder(root, opts)
+        if context.on_touch is not None:
+            await asyncio.to_thread(context.touch)
         return await _run(context, argv, root.real, cwd)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -55,6 +55,8 @@ class ToolContext:
         timeout_ms: the longest that a command or search may take, in milliseconds.
         sandbox: `"required"`: commands run isolated or not at all; `"off"`: without isolation, by explicit choice.
         aborted: set when the attempt should stop.
+        on_touch: told before files are changed; the engine's.
+        spent_keys: idempotency keys of calls whose effects were undone: whoever was given one has that call on record.
 
     Raises:
         InvalidInput: a value is out of its bounds.
@@ -71,6 +73,8 @@ class ToolContext:
     journal: Journal | None = None
     sandbox: SandboxMode = "required"
     aborted: threading.Event | None = None
+    on_touch: Callable[[], None] | None = None
+    spent_keys: frozenset[str] = frozenset()
     _calls: _Calls = field(default_factory=_Calls)
     _is_checked: bool = False
 
@@ -92,19 +96,30 @@ class ToolContext:
         """Work for the attempt that another context works for: its name, journal, count of calls and end."""
         self.run_id, self.node_id = outer.run_id, outer.node_id
         self.iteration, self.attempt = outer.iteration, outer.attempt
-        self.journal, self._calls = outer.journal, outer._calls
-        self.aborted = self.aborted or outer.aborted
+        self.journal, self._calls, self.spent_keys = outer.journal, outer._calls, outer.spent_keys
+        self.aborted, self.on_touch = self.aborted or outer.aborted, outer.on_touch
+
+    def touch(self) -> None:
+        """Files are about to be changed: the engine stores them as they are, if nobody has changed any before. Blocks."""
+        if self.on_touch is not None:
+            self.on_touch()
 
     def next_call(self, tool_name: str) -> tuple[int, str | None]:
         """The number of the next call of this attempt, from 1, and its idempotency key; no key outside a run.
 
         The key counts the calls of one tool only: how many files an earlier attempt read does not change the key of its
-        second order.
+        second order. After the effect of the call was undone, it is another one: with the old one the order would not be
+        placed again.
         """
         seq, position = self._calls.count(tool_name)
         if self.run_id is None or self.node_id is None:
             return seq, None
-        return seq, f"smithers:{self.run_id}:{self.node_id}:{self.iteration}:{tool_name}:{position}"
+        key = first = f"smithers:{self.run_id}:{self.node_id}:{self.iteration}:{tool_name}:{position}"
+        again = 1
+        while key in self.spent_keys:
+            again += 1
+            key = f"{first}:{again}"
+        return seq, key
 
     def environment(self) -> dict[str, str]:
         """The variables that tell a command which attempt it works for."""

@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, Literal, TypeVar, cast, overload
 
 from pydantic import BaseModel, ValidationError
@@ -37,6 +38,27 @@ class RevertContext:
 
 
 Revert = Callable[[RevertContext], Awaitable[None]]
+
+_reverts: dict[str, dict[Path, Revert]] = {}
+"""The `revert` of every tool that has one, by its name and the file that defines it: a reloaded file replaces its own."""
+
+
+def revert_of(name: str, workflow_file: Path | None = None) -> Revert | None:
+    """How the effects of the tool of this name are undone; None if no module that defines that is loaded here.
+
+    Args:
+        workflow_file: where several files define a tool of this name, that or one beside it counts.
+
+    Raises:
+        InvalidInput: several files define one, and none of them is the workflow's.
+    """
+    found = _reverts.get(name, {})
+    if len(found) > 1 and workflow_file is not None:
+        own = {file: revert for file, revert in found.items() if file == workflow_file}
+        found = own or {file: r for file, r in found.items() if file.is_relative_to(workflow_file.parent)} or found
+    if len(found) > 1:
+        raise InvalidInput(f"{len(found)} modules define a tool {name!r} that can be reverted", {"toolName": name})
+    return next(iter(found.values()), None)
 
 
 class DefinedTool(Generic[M, R]):
@@ -124,6 +146,7 @@ def define_tool(
     side_effect: bool = False,
     idempotent: bool | None = None,
     revert: Revert | None = None,
+    touches_files: bool = False,
 ) -> _Decorator[M]:
     """Make a tool of a function `(args)` or `(args, ctx)`, async or not; one that is not runs in a thread.
 
@@ -134,6 +157,7 @@ def define_tool(
         side_effect: it changes something outside.
         idempotent: whether it may be repeated; by default, whether it has no side effect.
         revert: undoes the effect, see `RevertContext`; raising leaves the effect standing.
+        touches_files: it changes files in the task's folder, which are stored before the first and after the attempt.
 
     Raises:
         InvalidInput: the name does not do, or `revert` is given for a tool without a side effect.
@@ -159,10 +183,18 @@ def define_tool(
             idempotent=may_repeat,
             accepts_idempotency_key=takes_ctx,
             has_revert=revert is not None,
+            touches_files=touches_files,
         )
+        if revert is not None:
+            _reverts.setdefault(name, {})[_file_of(execute)] = revert
         return DefinedTool(spec, schema, execute, revert)
 
     return _Decorator(make)
+
+
+def _file_of(function: Callable[..., object]) -> Path:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return Path(code.co_filename if code is not None else str(function)).resolve()
 
 
 def _takes_ctx(execute: Callable[..., object]) -> bool:

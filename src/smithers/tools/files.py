@@ -48,6 +48,7 @@ def write_file_tool(path: str, content: str) -> str:
     context = current_context()
     data = _encode(content, "content", context.max_output_bytes, ToolContentTooLarge)
     with Root(context.root_dir) as root, root.locate(path, create_parents=True) as (folder, name):
+        context.touch()
         _replace(folder, name, data, path, _stat(folder, name))
     return "ok"
 
@@ -70,6 +71,7 @@ def edit_file_tool(path: str, patch: str) -> str:
         new = text.encode("utf-8", "surrogateescape")
         if len(new) > limit:
             raise ToolFileTooLarge(f"{path!r} would have {len(new)} bytes", {"path": path, "maxBytes": limit})
+        context.touch()
         now = _stat(folder, name)
         if now is None or _version(now) != _version(before):
             raise ToolPatchFailed(f"{path!r} was changed while it was edited; read it again", {"path": path})

@@ -85,6 +85,7 @@ class ToolSpec:
     idempotent: bool = True
     accepts_idempotency_key: bool = False
     has_revert: bool = False
+    touches_files: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +111,8 @@ async def recorded(spec: ToolSpec, arguments: object, call: Callable[[ToolCtx], 
         whatever the call raises, or the journal: then the call has not run, or its end is not recorded.
     """
     context = current_context()
+    if spec.touches_files and context.on_touch is not None:
+        await asyncio.to_thread(context.touch)
     seq, key = context.next_call(spec.name)
     ctx = ToolCtx(
         tool_name=spec.name,

@@ -8,12 +8,15 @@ import re
 import signal
 import socket
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import cast
 
 import pytest
 from tests.acceptance.cli.support import Process, Shell
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect as dial
 
 from smithers import GatewayError, SyncGatewayClient
 
@@ -135,6 +138,40 @@ def test_the_operators_token_is_written_nowhere_and_the_session_token_lets_in(
     process.send(signal.SIGINT)
     assert process.end() == 130
     assert "operator-secret" not in process.text
+
+
+def test_issued_tokens_let_in_a_running_gateway_and_lose_their_sockets_when_revoked(shell: Shell) -> None:
+    first = shell("token", "issue", "--reveal-token", "--format", "json").json
+    process, url = start(shell)
+    second = shell("token", "issue", "--reveal-token", "--scopes", "*", "--format", "json").json  # while it runs
+    for token in (first["token"], second["token"]):
+        with SyncGatewayClient(url, token=cast("str", token)) as client:
+            assert client.list_runs() == []
+    with SyncGatewayClient(url) as client, pytest.raises(GatewayError) as refused:
+        client.list_runs()
+    assert refused.value.http_status == 401
+
+    with dial(url.replace("http", "ws", 1), open_timeout=10) as socket:
+        connect = {"minProtocol": 1, "maxProtocol": 1, "client": {"id": "t"}, "auth": {"token": second["token"]}}
+        socket.send(json.dumps({"type": "req", "id": "1", "method": "connect", "params": connect}))
+        while json.loads(socket.recv(10)).get("id") != "1":
+            pass
+        assert shell("token", "revoke", cast("str", second["tokenId"])).code == 0
+        began = time.monotonic()
+        with pytest.raises(ConnectionClosed) as closed:
+            list(iter(lambda: socket.recv(10), None))
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1008
+        assert time.monotonic() - began < 5.0
+    script = (
+        "import os, smithers\n"
+        "with smithers.SyncGatewayClient(os.environ['SMITHERS_GATEWAY_URL'], token=os.environ['SMITHERS_API_KEY']) as c:"
+        " print(len(c.list_runs()))"
+    )
+    found = shell("token", "exec", "--", sys.executable, "-P", "-c", script)
+    assert (found.code, found.out) == (0, "0\n")
+    process.send(signal.SIGTERM)
+    assert process.end() == 143
 
 
 def test_a_port_that_is_taken_is_replaced_by_a_free_one(shell: Shell) -> None:

@@ -2,7 +2,7 @@
 
 `play` is a whole world in one process: it launches the run, drives it and answers what it asks for. `drive` only drives,
 and ends when the run waits for somebody; `wait` waits on, as a host does. `launch` and `resume` do just that, whatever is
-stored.
+stored. `rewind`, `fork` and `retry` change the history of a run that nobody drives.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from typing import Literal
 from tests.acceptance.crash import workflows
 from tests.acceptance.crash.faults import Point, die_at, die_in, say, stop_before, stop_within
 
+from smithers.control.caller import Caller
 from smithers.control.control import Control
+from smithers.control.travel.forking import fork
+from smithers.control.travel.resetting import retry_task
+from smithers.control.travel.rewinding import rewind
 from smithers.engine.engine import Engine
 from smithers.errors import RunNotFound, SmithersError
 from smithers.settings import Settings
@@ -26,6 +30,8 @@ from smithers.store.sql.session import Session
 from smithers.store.sql.store import SqlStore
 
 ACKNOWLEDGED = "acknowledged.txt"
+SOMEBODY = Caller(user="ann", role="admin")
+FORK = "fork"
 LAST = ("finished", "failed", "cancelled")
 NEEDS_SOMEBODY = ("waiting-approval", "waiting-event")
 STAYS_FOR: dict[str, tuple[str, ...]] = {
@@ -37,7 +43,7 @@ STAYS_FOR: dict[str, tuple[str, ...]] = {
 """While a run is so, the process stays and goes on with it when it can."""
 
 
-Role = Literal["play", "drive", "wait", "cancel", "launch", "resume"]
+Role = Literal["play", "drive", "wait", "cancel", "launch", "resume", "rewind", "fork", "retry"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Order:
         point, nth: die around the nth write; or stop there, if `stops`.
         after_s: die after so many seconds.
         barrier: a pipe to wait for before anything is done.
+        frame_no: where a rewind goes to, or a fork begins.
     """
 
     folder: str
@@ -60,6 +67,7 @@ class Order:
     stops: bool = False
     after_s: float | None = None
     barrier: str | None = None
+    frame_no: int = 0
     lease_ms: int = 30_000
     heartbeat_ms: int = 600_000
     busy_timeout_s: float = 30.0
@@ -109,10 +117,22 @@ async def _main(order: Order) -> str:
         if order.role == "resume":
             handle = await engine.resume(order.run_id, workflows.WORKFLOWS[order.workflow])
             return (await asyncio.shield(handle.result)).status
+        if order.role in ("rewind", "fork", "retry"):
+            await _travel(order, Control(store))
+            return order.role
         return await _go_on(order, engine, Control(store))
     finally:
         await engine.close()
         store.close()
+
+
+async def _travel(order: Order, control: Control) -> None:
+    if order.role == "rewind":
+        await rewind(control, order.run_id, order.frame_no, caller=SOMEBODY, confirm=True)
+    elif order.role == "fork":
+        await fork(control, order.run_id, order.frame_no, caller=SOMEBODY, new_run_id=FORK, reset_nodes=["first"])
+    else:
+        await retry_task(control, order.run_id, "first", caller=SOMEBODY)
 
 
 def _prepare_fault(order: Order, store: SqlStore) -> None:

@@ -90,9 +90,9 @@ class Script:
 
 
 @contextmanager
-def script_of(client: Path, gateway: GatewayProcess) -> Generator[Script]:
+def script_of(client: Path, gateway: GatewayProcess, name: str = "life.mjs") -> Generator[Script]:
     process = subprocess.Popen(
-        [*NODE, "--no-warnings", str(HERE / "life.mjs"), str(client), f"http://127.0.0.1:{gateway.port}"],
+        [*NODE, "--no-warnings", str(HERE / name), str(client), f"http://127.0.0.1:{gateway.port}"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -132,3 +132,17 @@ def test_the_published_client_launches_streams_approves_signals_and_reads_across
         assert [run["runId"] for run in script.said("runs")] == ["life"]
         assert script.said("refused") == {"name": "GatewayRpcError", "code": "NOT_FOUND"}
     assert [tuple(each) for each in read["told"]] == gateway.log("life")
+
+
+def test_the_published_client_follows_the_tree_of_a_run(gateway: GatewayProcess, published_client: Path) -> None:
+    with script_of(published_client, gateway, "devtools.mjs") as script:
+        followed, replayed = script.said("followed"), script.said("replayed")
+        snapshot, first = script.said("snapshot"), script.said("first")
+        assert script.said("refused") == {"name": "GatewayRpcError", "code": "FrameOutOfRange"}
+    for found in (followed, replayed):
+        assert (found["root"], found["seq"]) == (snapshot["root"], snapshot["seq"])
+    assert followed["kinds"]["delta"] > 0
+    names = [node["name"] for node in snapshot["root"]["children"]]
+    assert names == ["t0", "t1", "t2", "ship", "ping", "last"]
+    assert {node["task"]["state"] for node in snapshot["root"]["children"] if "task" in node} == {"finished"}
+    assert (first["frameNo"], snapshot["runState"]["state"]) == (1, "succeeded")

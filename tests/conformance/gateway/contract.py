@@ -61,15 +61,6 @@ SCOPES_BY_NAME = {name: method.scope for method in METHODS.values() for name in 
 
 LATER = frozenset(
     {
-        "hijackRun",
-        "rewindRun",
-        "getDevToolsSnapshot",
-        "streamDevTools",
-        "getNodeDiff",
-        "getRunDiff",
-        "whatHappened",
-        "retryTask",
-        "runs.diff",
         "createBrowserSession",
         "browserAct",
         "browserContext",

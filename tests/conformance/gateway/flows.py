@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from smithers import Approval, Context, Element, Sequence, Task, WaitForEvent, Workflow, create_smithers
+from smithers import Approval, Context, Element, Sequence, Task, WaitForEvent, Workflow, create_smithers, write
 from smithers.components.workflow import SmithersWorkflow
 
 
@@ -55,6 +55,10 @@ def _until_there(file: Path) -> Callable[[], dict[str, object]]:
         return {"text": file.read_text()}
 
     return look
+
+
+async def _writing() -> dict[str, object]:
+    return {"text": await write("made.txt", "made\n")}
 
 
 def _broken() -> dict[str, object]:
@@ -120,5 +124,9 @@ def workflows(db: Path) -> dict[str, SmithersWorkflow]:
     def strict(ctx: Context[Ask]) -> Element:
         return Workflow(name="strict")[Task(id="a", output=outputs.note)[lambda: {"text": "hi"}]]
 
-    found = (one, gated, choosing, waiting, slow, patient, broken, strict)
+    @smithers
+    def writing(ctx: Context[dict[str, object]]) -> Element:
+        return Workflow(name="writing")[Task(id="a", output=outputs.note)[_writing]]
+
+    found = (one, writing, gated, choosing, waiting, slow, patient, broken, strict)
     return {workflow.function_name: workflow for workflow in found}

@@ -202,7 +202,11 @@ class House:
     ) -> None:
         self.folder = folder
         self.db = folder / "gateway.db"
-        settings = Settings(durability="normal", accounts_file=folder / "accounts.json", heartbeat_ms=500)
+        work = folder / "work"
+        work.mkdir(exist_ok=True)
+        settings = Settings(
+            durability="normal", accounts_file=folder / "accounts.json", heartbeat_ms=500, root_dir=work
+        )
         self._options: dict[str, Any] = {
             "settings": settings,
             "workspace_root": folder,

@@ -11,15 +11,6 @@ from tests.conformance.gateway.support import TRANSPORTS
 from tests.conformance.gateway.world import World
 
 GOOD: dict[str, Callable[[str], dict[str, Any]]] = {
-    "hijackRun": lambda run: {"runId": run, "options": {}},
-    "rewindRun": lambda run: {"runId": run, "frameNo": 0, "confirm": True, "force": False, "noRevert": False},
-    "getDevToolsSnapshot": lambda run: {"runId": run, "frameNo": 0},
-    "streamDevTools": lambda run: {"runId": run, "afterSeq": 0, "fromSeq": 0},
-    "getNodeDiff": lambda run: {"runId": run, "nodeId": "a", "iteration": 0},
-    "getRunDiff": lambda run: {"runId": run},
-    "whatHappened": lambda run: {"runId": run, "nodeId": "a", "iteration": 0},
-    "retryTask": lambda run: {"runId": run, "nodeId": "a", "iteration": 0, "resetDependents": True},
-    "runs.diff": lambda run: {"leftRunId": run, "rightRunId": run},
     "createBrowserSession": lambda _: {
         "source": {"kind": "url", "url": "http://localhost"},
         "viewport": {"width": 1, "height": 1},

@@ -107,7 +107,7 @@ def test_a_run_id_that_could_not_be_asked_for_is_refused(world: World, run_id: s
 
 
 def test_launches_beyond_the_limit_are_refused_and_leave_no_run(tmp_path: Path) -> None:
-    with house_of(tmp_path, max_active_runs=2) as house:
+    with house_of(tmp_path, max_active_runs=2, max_queued_runs=0) as house:
         first, _ = house.start("slow"), house.start("slow", None)
         again = house.call("launchRun", {"workflow": "slow", "options": {"runId": "third", "idempotencyKey": "k"}})
         assert (again.status, again.code) == (429, "QUOTA_EXCEEDED")
@@ -122,7 +122,7 @@ def test_launches_beyond_the_limit_are_refused_and_leave_no_run(tmp_path: Path) 
 
 
 def test_many_launches_at_once_do_not_get_past_the_limit(tmp_path: Path) -> None:
-    with house_of(tmp_path, max_active_runs=5) as house, house.socket() as socket:
+    with house_of(tmp_path, max_active_runs=5, max_queued_runs=0) as house, house.socket() as socket:
         sent = [socket.send("launchRun", {"workflow": "slow"}) for _ in range(40)]
         codes = [socket.answer(request_id).code for request_id in sent]
         assert sorted(codes, key=str) == [None] * 5 + ["QUOTA_EXCEEDED"] * 35

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from tests.conformance.gateway.support import House, Stored, eventually
+from tests.unit.vcs.support import Repo
 
 from smithers.control import library
 from smithers.store.sql.library import ScoreDetail, ScoreRow
@@ -26,7 +27,9 @@ class World:
         house.folder.joinpath("accounts.json").write_text(
             json.dumps({"accounts": [{"label": "mine", "provider": "claude-code", "configDir": str(house.folder)}]})
         )
+        Repo(house.folder / "work")
         self.done = house.start("one", until="finished")
+        self.written = house.start("writing", until="finished")
         self.failed = house.start("broken", until="failed")
         self.asking = house.start("gated", until="waiting-approval")
         self.cron = str(house.ok("cronCreate", workflow="one", pattern="0 0 1 1 *")["cronId"])
@@ -99,6 +102,20 @@ GOOD: dict[str, Callable[[World], Params]] = {
     "resumeRun": lambda w: {"runId": w.asking, "options": {"force": False}},
     "cancelRun": lambda w: {"runId": w.gate()},
     "pauseRun": lambda w: {"runId": w.busy()},
+    "hijackRun": lambda w: {"runId": w.gate(), "options": {"target": "me"}},
+    "rewindRun": lambda w: {
+        "runId": w.house.start("one", until="finished"),
+        "frameNo": 1,
+        "confirm": True,
+        "force": False,
+        "noRevert": False,
+    },
+    "retryTask": lambda w: {
+        "runId": w.house.start("one", until="finished"),
+        "nodeId": "a",
+        "iteration": 0,
+        "resetDependents": True,
+    },
     "submitApproval": lambda w: {
         "runId": w.gate(),
         "nodeId": "ship",
@@ -119,7 +136,13 @@ GOOD: dict[str, Callable[[World], Params]] = {
     "listApprovals": lambda w: {"filter": {"runId": w.asking, "workflow": "gated", "limit": 5}},
     "listDocs": lambda _: {"filter": {"kind": "ticket", "includeDeleted": True, "updatedAfterMs": 0, "limit": 5}},
     "streamRunEvents": lambda w: {"runId": w.asking, "afterSeq": 0},
+    "streamDevTools": lambda w: {"runId": w.asking, "afterSeq": 0, "fromSeq": 0},
+    "getDevToolsSnapshot": lambda w: {"runId": w.done, "frameNo": 1},
     "getNodeOutput": lambda w: {"runId": w.done, "nodeId": "a", "iteration": 0},
+    "whatHappened": lambda w: {"runId": w.done, "nodeId": "a", "iteration": 0},
+    "getNodeDiff": lambda w: {"runId": w.written, "nodeId": "a", "iteration": 0},
+    "getRunDiff": lambda w: {"runId": w.written},
+    "runs.diff": lambda w: {"leftRunId": w.done, "rightRunId": w.failed},
     "cronList": lambda _: {"filter": {"workflow": "one"}},
     "cronCreate": lambda w: {
         "workflow": "one",

@@ -57,10 +57,10 @@ T = TypeVar("T")
 class Bench:
     """One store, any number of engines on it, one virtual clock."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, db: str | Path) -> None:
+        self.db = str(db)
         self.clock = VirtualClock()
-        self.store: SqlStore = open_store(path, durability="normal")
+        self.store: SqlStore = open_store(self.db, durability="normal")
         self.engines: list[Engine] = []
         self._engine: Engine | None = None
 

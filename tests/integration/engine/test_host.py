@@ -12,6 +12,7 @@ from smithers.store.interface import RunRow
 from smithers.store.sql import reads
 
 pytestmark = pytest.mark.anyio
+BOTH_DATABASES = True
 
 
 @smithers

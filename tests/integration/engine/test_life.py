@@ -52,6 +52,7 @@ from smithers.errors import (
 from smithers.testing import fake_agent
 
 pytestmark = pytest.mark.anyio
+BOTH_DATABASES = True
 Ctx = Context[dict[str, object]]
 
 

@@ -27,6 +27,7 @@ from smithers.errors import RunNotActive
 from smithers.store.sql import reads
 
 pytestmark = pytest.mark.anyio
+BOTH_DATABASES = True
 Ctx = Context[object]
 CHILD = "r:child:sub:0"
 GRANDCHILD = f"{CHILD}:child:sub:0"

@@ -32,6 +32,7 @@ from smithers.components.element import Element
 from smithers.store.sql import reads
 
 pytestmark = pytest.mark.anyio
+BOTH_DATABASES = True
 Ctx = Context[dict[str, object]]
 
 

@@ -20,6 +20,7 @@ from smithers.tools import bash, read
 from smithers.tools.context import tool_context
 
 pytestmark = pytest.mark.anyio
+BOTH_DATABASES = True
 Ctx = Context[dict[str, object]]
 ANN = Caller(user="ann", scopes=("*",))
 

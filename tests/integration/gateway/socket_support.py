@@ -256,6 +256,7 @@ class FakeRun:
         self.run_id = run_id
         self.count = 0
         self._frame = 0
+        self._epoch = 1
 
     async def launch(self, *, is_here: bool = True) -> tuple[Step, int]:
         now = now_ms()
@@ -267,17 +268,19 @@ class FakeRun:
         """Nodes that begin."""
         events = [EventDraft("NodeStarted", f"n{self.count + i}", 0, payload or '{"attempt":1}') for i in range(count)]
         self.count += count
-        return await self._commit(Step(self.run_id, "owner", 1, self._frame, now_ms(), events=events), is_here)
+        return await self._commit(
+            Step(self.run_id, "owner", self._epoch, self._frame, now_ms(), events=events), is_here
+        )
 
     async def emit_named(self, node_id: str) -> tuple[Step, int]:
         """One node that begins."""
         draft = EventDraft("NodeStarted", node_id, 0, '{"attempt":1}')
-        return await self._commit(Step(self.run_id, "owner", 1, self._frame, now_ms(), events=[draft]), True)
+        return await self._commit(Step(self.run_id, "owner", self._epoch, self._frame, now_ms(), events=[draft]), True)
 
     async def output(self, payload: str) -> tuple[Step, int]:
         """What a task has written."""
         draft = EventDraft("NodeOutput", "n", 0, payload)
-        return await self._commit(Step(self.run_id, "owner", 1, self._frame, now_ms(), events=[draft]), True)
+        return await self._commit(Step(self.run_id, "owner", self._epoch, self._frame, now_ms(), events=[draft]), True)
 
     async def decide(self, *, is_here: bool = True) -> None:
         """What a door writes between steps."""
@@ -290,16 +293,21 @@ class FakeRun:
     async def finish(self, *, is_here: bool = True) -> tuple[Step, int]:
         events = [EventDraft("RunFinished"), EventDraft("RunStatusChanged", None, None, '{"status":"finished"}')]
         step = Step(
-            self.run_id, "owner", 1, self._frame, now_ms(), events=events, status=StatusChange("finished", True)
+            self.run_id,
+            "owner",
+            self._epoch,
+            self._frame,
+            now_ms(),
+            events=events,
+            status=StatusChange("finished", True),
         )
         return await self._commit(step, is_here)
 
     async def reopen(self) -> None:
         """As a resume does."""
-        await self._place.store.claim(self.run_id, "owner", now_ms(), expect_epoch=1, events=STARTED)
-        await self._place.store.awrite(
-            lambda c: c.execute("UPDATE _smithers_runs SET epoch = 1 WHERE run_id = ?", (self.run_id,)).fetchall()
-        )
+        epoch = await self._place.store.claim(self.run_id, "owner", now_ms(), expect_epoch=self._epoch, events=STARTED)
+        assert epoch is not None
+        self._epoch = epoch
 
     async def _commit(self, step: Step, is_here: bool) -> tuple[Step, int]:
         self._frame += 1

@@ -95,7 +95,6 @@ def test_each_event_is_told_once_and_in_order_whoever_wrote_it(
                     if number in ended:
                         await run.reopen()
                         ended.discard(number)
-                        await feed.settle()  # a run that has ended is noticed again while it is live
                 elif number in ended:
                     continue
                 elif what.endswith("step"):
@@ -133,6 +132,37 @@ def test_foreign_events_are_told_without_being_asked_for(tmp_path: Path) -> None
             await told.until("run", 705)
             assert told.seqs["run"] == list(range(705))
             await feed.close()
+
+    asyncio.run(use())
+
+
+@pytest.mark.parametrize("is_history", [False, True])
+def test_a_run_that_another_process_resumes_and_ends_between_two_looks_is_told_of(
+    tmp_path: Path, is_history: bool
+) -> None:
+    async def use() -> None:
+        async with open_place(tmp_path / "s.db") as place:
+            told, run = Told(), FakeRun(place, "r")
+            if is_history:
+                await run.launch()
+                await run.finish()
+                await asyncio.sleep(0.002)  # the next millisecond: what happened in this one is not history yet
+            feed = Feed(place, told, poll_s=30)
+            if not is_history:
+                await run.launch()
+                await run.finish()
+            before = run.next_seq()
+            await feed.settle()
+            first = 0 if not is_history else before
+            for _ in range(2):
+                await run.reopen()
+                await run.emit(3, is_here=False)
+                await run.finish(is_here=False)
+                # all of it is there before the next look, which the commits themselves have brought about
+                await told.until("r", run.next_seq() - first)
+            await feed.close()
+            assert told.seqs["r"] == list(range(first, run.next_seq()))
+            assert told.types["r"].count("RunFinished") == (2 if is_history else 3)
 
     asyncio.run(use())
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket as plain_sockets
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -193,17 +195,26 @@ def test_a_second_connect_replaces_scopes_and_filter(tmp_path: Path) -> None:
 # ── what is told to whom ───────────────────────────────────────────────────────────────────────────────────────────
 
 
+@asynccontextmanager
+async def three_listeners(
+    path: Path, *, second: str
+) -> AsyncGenerator[tuple[MiniGateway, list[Client], list[FakeRun]]]:
+    """Connections that listen to everything, to one run, and to what they are added to; and the runs a and b."""
+    async with (
+        mini_gateway(path / "s.db") as gateway,
+        gateway.client() as everything,
+        gateway.client(subscribe=[second]) as listed,
+        gateway.client(subscribe=[]) as empty,
+    ):
+        runs = [FakeRun(gateway.place, "a"), FakeRun(gateway.place, "b")]
+        for run in runs:
+            await run.launch()
+        yield gateway, [everything, listed, empty], runs
+
+
 def test_events_reach_those_who_listen_and_may_with_one_state_version(tmp_path: Path) -> None:
     async def use() -> None:
-        async with (
-            mini_gateway(tmp_path / "s.db") as gateway,
-            gateway.client() as everything,
-            gateway.client(subscribe=["a"]) as only_a,
-            gateway.client(subscribe=[]) as empty,
-        ):
-            a, b = FakeRun(gateway.place, "a"), FakeRun(gateway.place, "b")
-            await a.launch()
-            await b.launch()
+        async with three_listeners(tmp_path, second="a") as (gateway, (everything, only_a, empty), (a, b)):
             before = gateway.hub.state_version
             await b.emit(2)
             await a.emit()
@@ -219,15 +230,7 @@ def test_events_reach_those_who_listen_and_may_with_one_state_version(tmp_path: 
 
 def test_a_run_that_a_call_starts_is_added_only_where_there_is_a_list(tmp_path: Path) -> None:
     async def use() -> None:
-        async with (
-            mini_gateway(tmp_path / "s.db") as gateway,
-            gateway.client() as everything,
-            gateway.client(subscribe=["other"]) as listed,
-            gateway.client(subscribe=[]) as empty,
-        ):
-            a, b = FakeRun(gateway.place, "a"), FakeRun(gateway.place, "b")
-            await a.launch()
-            await b.launch()
+        async with three_listeners(tmp_path, second="other") as (_, (everything, listed, empty), (a, b)):
             for client in (everything, listed, empty):
                 assert (await client.call("startRun", {"runId": "a"}))["payload"] == {"mayBeSeen": True}
             await b.emit()

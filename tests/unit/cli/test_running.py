@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -188,3 +190,43 @@ def test_version_help_and_completions(cli: Cli) -> None:
     assert script.code == 0
     assert "smithers" in script.out
     assert cli("completions", "fishy").code == 4
+
+
+TYPED = """
+from pydantic import BaseModel
+from smithers import Task, Workflow, create_smithers
+
+class In(BaseModel):
+    topic: str = "nothing"
+
+class Out(BaseModel):
+    n: int
+
+smithers, outputs = create_smithers({"output": Out}, input=In)
+
+@smithers
+def typed(ctx):
+    return Workflow(name="typed")[Task(id="a", output=outputs.output)[{"n": 1}]]
+"""
+
+
+@pytest.mark.parametrize("has_log", [True, False])
+def test_keys_of_the_input_that_nobody_reads_are_named_in_one_line(cli: Cli, has_log: bool) -> None:
+    (cli.folder / "typed.py").write_text(TYPED)
+    handler = logging.NullHandler()
+    kept, logging.getLogger().handlers = logging.getLogger().handlers, [handler] if has_log else []
+    try:
+        done = cli("up", "typed.py", "-i", '{"x": 1, "topic": "t"}', "--format", "json")
+        assert cli("up", "typed.py", "-i", '{"topic": "t"}').err == ""
+    finally:
+        logging.getLogger().handlers = kept
+    assert (done.code, done.json["status"]) == (0, "finished")
+    assert done.err == "input: the workflow does not know 'x'; it knows 'topic'\n"
+
+
+def test_hot_reload_needs_watchfiles(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.write("one")
+    monkeypatch.setitem(sys.modules, "watchfiles", None)
+    for more in ([], ["--detach"]):
+        refused = cli("up", "one.py", "--hot", *more)
+        assert (refused.code, "pip install 'smithers[watch]'" in refused.err) == (4, True)

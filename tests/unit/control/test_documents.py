@@ -25,6 +25,8 @@ from smithers.store import open_store
 from smithers.store.sql import documents, reads
 from smithers.testing import VirtualClock
 
+BOTH_DATABASES = True
+
 
 @pytest.fixture
 def clock() -> VirtualClock:
@@ -32,8 +34,8 @@ def clock() -> VirtualClock:
 
 
 @pytest.fixture
-def control(tmp_path: Path, clock: VirtualClock) -> Iterator[Control]:
-    store = open_store(tmp_path / "t.db", durability="normal")
+def control(db: str, clock: VirtualClock) -> Iterator[Control]:
+    store = open_store(db, durability="normal")
     yield Control(store, clock=clock)
     store.close()
 
@@ -126,6 +128,7 @@ def test_lists_have_the_newest_change_first_and_then_go_by_path(control: Control
     asyncio.run(run())
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("kinds", [(), ("plan",), KINDS])
 @pytest.mark.parametrize("include_deleted", [False, True])
 @pytest.mark.parametrize("after", [None, 5])

@@ -27,6 +27,8 @@ from smithers.store.sql import control as writes
 from smithers.store.sql.library import ScoreDetail, ScoreRow
 from smithers.testing import VirtualClock
 
+BOTH_DATABASES = True
+
 
 @pytest.fixture
 def clock() -> VirtualClock:
@@ -34,8 +36,8 @@ def clock() -> VirtualClock:
 
 
 @pytest.fixture
-def control(tmp_path: Path, clock: VirtualClock) -> Iterator[Control]:
-    store = open_store(tmp_path / "t.db", durability="normal")
+def control(db: str, clock: VirtualClock) -> Iterator[Control]:
+    store = open_store(db, durability="normal")
     yield Control(store, clock=clock)
     store.close()
 

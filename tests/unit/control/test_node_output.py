@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum
-from pathlib import Path
 from typing import Literal, cast
 
 import pytest
@@ -40,12 +39,13 @@ class Names(RootModel[list[str]]):
     """A row that is no object."""
 
 
+BOTH_DATABASES = True
 smithers, outputs = create_smithers({"report": Report, "names": Names})
 
 
-def run_with(tmp_path: Path, workflow: SmithersWorkflow, check: Callable[[Control], Awaitable[None]]) -> None:
+def run_with(db: str, workflow: SmithersWorkflow, check: Callable[[Control], Awaitable[None]]) -> None:
     async def main() -> None:
-        store: SqlStore = open_store(tmp_path / "t.db", durability="normal")
+        store: SqlStore = open_store(db, durability="normal")
         engine = Engine(store, Settings(durability="normal"))
         handle = await engine.launch(workflow, run_id="r")
         await handle.result
@@ -71,7 +71,7 @@ def good() -> Report:
 ROW = {"is_good": True, "tags": ["a"], "colour": "red", "huge": 2**70, "note": None, "mode": "a"}
 
 
-def test_a_produced_row_has_the_models_names_and_shape(tmp_path: Path) -> None:
+def test_a_produced_row_has_the_models_names_and_shape(db: str) -> None:
     async def check(control: Control) -> None:
         found = await node_output(control, "r", "t", 0, model=Report)
         assert found["status"] == "produced"
@@ -89,10 +89,10 @@ def test_a_produced_row_has_the_models_names_and_shape(tmp_path: Path) -> None:
         }
         assert set(found) == {"status", "row", "schema"}
 
-    run_with(tmp_path, flow(good), check)
+    run_with(db, flow(good), check)
 
 
-def test_without_the_model_rows_and_shapes_are_what_the_store_knows(tmp_path: Path) -> None:
+def test_without_the_model_rows_and_shapes_are_what_the_store_knows(db: str) -> None:
     async def check(control: Control) -> None:
         found = await node_output(control, "r", "t")
         assert found["row"] == {"file_name": "x", **ROW}
@@ -101,10 +101,10 @@ def test_without_the_model_rows_and_shapes_are_what_the_store_knows(tmp_path: Pa
         assert types["is_good"] == "boolean"
         assert types["tags"] == "unknown"
 
-    run_with(tmp_path, flow(good), check)
+    run_with(db, flow(good), check)
 
 
-def test_a_failed_node_tells_its_error(tmp_path: Path) -> None:
+def test_a_failed_node_tells_its_error(db: str) -> None:
     def fails() -> object:
         raise RuntimeError("m" * 5_000)
 
@@ -113,19 +113,19 @@ def test_a_failed_node_tells_its_error(tmp_path: Path) -> None:
         assert (found["status"], found["row"], found["partial"]) == ("failed", None, None)
         assert found["error"] == {"name": "RuntimeError", "message": "m" * 4_000, "attempt": 1}
 
-    run_with(tmp_path, flow(fails), check)
+    run_with(db, flow(fails), check)
 
 
-def test_a_node_without_row_or_failure_is_pending(tmp_path: Path) -> None:
+def test_a_node_without_row_or_failure_is_pending(db: str) -> None:
     async def check(control: Control) -> None:
         await control.store.awrite(lambda c: c.execute("DELETE FROM report").fetchall())
         found = await node_output(control, "r", "t")
         assert (found["status"], found["row"], set(found)) == ("pending", None, {"status", "row", "schema"})
 
-    run_with(tmp_path, flow(good), check)
+    run_with(db, flow(good), check)
 
 
-def test_what_is_not_there_is_told_apart(tmp_path: Path) -> None:
+def test_what_is_not_there_is_told_apart(db: str) -> None:
     async def check(control: Control) -> None:
         for run_id, node_id, iteration, error in [
             ("x", "t", 0, RunNotFound),
@@ -135,10 +135,10 @@ def test_what_is_not_there_is_told_apart(tmp_path: Path) -> None:
             with pytest.raises(error):
                 await node_output(control, run_id, node_id, iteration)
 
-    run_with(tmp_path, flow(good), check)
+    run_with(db, flow(good), check)
 
 
-def test_rows_that_are_too_large_or_broken_are_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_are_too_large_or_broken_are_not_sent(db: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def check(control: Control) -> None:
         with monkeypatch.context() as patched:
             patched.setattr("smithers.control.node_output.MAX_OUTPUT_BYTES", 3)
@@ -148,10 +148,10 @@ def test_rows_that_are_too_large_or_broken_are_not_sent(tmp_path: Path, monkeypa
         with pytest.raises(MalformedOutputRow):
             await node_output(control, "r", "t")
 
-    run_with(tmp_path, flow(good), check)
+    run_with(db, flow(good), check)
 
 
-def test_a_row_that_is_no_object_is_wrapped(tmp_path: Path) -> None:
+def test_a_row_that_is_no_object_is_wrapped(db: str) -> None:
     @smithers
     def made(ctx: object) -> object:
         return Workflow(name="w")[Task(id="t", output=outputs.names)[lambda: Names(["a"])]]
@@ -160,7 +160,7 @@ def test_a_row_that_is_no_object_is_wrapped(tmp_path: Path) -> None:
         found = await node_output(control, "r", "t", model=Names)
         assert (found["row"], found["schema"]) == ({"value": ["a"]}, None)
 
-    run_with(tmp_path, made, check)
+    run_with(db, made, check)
 
 
 def test_fields_of_several_types_and_nested_models_have_a_type_too() -> None:

@@ -38,6 +38,8 @@ from smithers.store.sql.run_pages import RunFilter
 from smithers.store.sql.session import Session
 from smithers.testing import VirtualClock
 
+BOTH_DATABASES = True
+
 
 @pytest.fixture
 def clock() -> VirtualClock:
@@ -45,8 +47,8 @@ def clock() -> VirtualClock:
 
 
 @pytest.fixture
-def control(tmp_path: Path, clock: VirtualClock) -> Iterator[Control]:
-    store = open_store(tmp_path / "t.db", durability="normal")
+def control(db: str, clock: VirtualClock) -> Iterator[Control]:
+    store = open_store(db, durability="normal")
     yield Control(store, clock=clock)
     store.close()
 
@@ -69,8 +71,9 @@ def append(control: Control, run_id: str, *events: EventDraft) -> None:
 
 
 def node(control: Control, run_id: str, node_id: str, state: str, iteration: int = 0, table: str | None = None) -> None:
-    row = (run_id, node_id, iteration, state, 1, 3, 1, None, table, f"label of {node_id}", None)
-    control.store.write(lambda c: c.execute(sql.NODE, row).fetchall())
+    execute(control, "INSERT INTO _smithers_nodes (run_id, node_id, iteration, state, last_attempt, updated_at_ms, frame_no, "
+            "output_table, label) VALUES (?, ?, ?, ?, 1, 3, 1, ?, ?)",
+            run_id, node_id, iteration, state, table, f"label of {node_id}")  # fmt: skip
 
 
 def ids(rows: list[dict[str, object]]) -> list[object]:
@@ -198,6 +201,7 @@ def test_runs_of_several_databases_are_one_list(control: Control, tmp_path: Path
     other.store.close()
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize(
     "wanted",
     [
@@ -225,6 +229,7 @@ def explained(control: Control, text: str, *parameters: SqlValue) -> list[str]:
     return control.store.read(query)
 
 
+@pytest.mark.sqlite
 def test_children_are_found_by_index(control: Control) -> None:
     text, parameters = run_pages.run_page_sql(RunFilter(parent_run_id="p"))
 
@@ -366,13 +371,17 @@ def test_stored_events_go_on_after_a_number_and_the_newest_of_a_node_are_in_orde
 
 
 def ask(control: Control, run_id: str, node_id: str, at: int, **request: object) -> None:
-    row = ApprovalRow(run_id, node_id, 0, "requested", "w", at, None, None, None, json.dumps(request), None, 0)
+    row = (
+        *ApprovalRow(run_id, node_id, 0, "requested", "w", at, None, None, None, json.dumps(request), None, 0),
+        0,
+        None,
+    )
     control.store.write(lambda c: c.execute(sql.ROWS["approval"], row).fetchall())
     node(control, run_id, node_id, "waiting-approval")
 
 
 def ask_human(control: Control, run_id: str, node_id: str, at: int) -> None:
-    row = (f"h:{run_id}:{node_id}", run_id, node_id, 0, "json", "Which one?", None, None, at, None)
+    row = (f"h:{run_id}:{node_id}", run_id, node_id, 0, "json", "Which one?", None, None, at, None, 0)
     control.store.write(lambda c: c.execute(sql.ROWS["human"], row).fetchall())
     node(control, run_id, node_id, "waiting-approval")
 
@@ -403,6 +412,7 @@ def test_open_approvals_and_human_tasks_are_listed_oldest_first(control: Control
     asyncio.run(run())
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("kind", [ApprovalRow, HumanRow])
 @pytest.mark.parametrize("key", [None, "k"])
 def test_open_approvals_are_read_from_their_own_index(

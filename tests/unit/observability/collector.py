@@ -7,9 +7,11 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
@@ -21,6 +23,7 @@ class Collector:
         self.url = ""
         self.spans: list[Span] = []
         self.metrics: dict[str, Metric] = {}
+        self.logs: list[LogRecord] = []
         self.headers: list[dict[str, str]] = []
         self.services: set[str] = set()
         self.raw = b""
@@ -41,6 +44,10 @@ class Collector:
                 self.services.add(attributes(resource.resource.attributes)["service.name"])
                 for scope in resource.scope_spans:
                     self.spans += scope.spans
+        elif path == "/v1/logs":
+            for sent in ExportLogsServiceRequest.FromString(body).resource_logs:
+                for lines in sent.scope_logs:
+                    self.logs += lines.log_records
         elif path == "/v1/metrics":
             for found in ExportMetricsServiceRequest.FromString(body).resource_metrics:
                 for each in found.scope_metrics:

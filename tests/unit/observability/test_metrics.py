@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 from smithers.events import EventDraft, EventRow, event
 from smithers.observability.catalogue import BY_EVENT, COUNTERS, GATEWAY_COUNTERS, GAUGES, HISTOGRAMS, MEASURED
 from smithers.observability.context import RunInfo
-from smithers.observability.metrics import Metrics
+from smithers.observability.metrics import MAX_TIMED, Metrics
 
 RUN = RunInfo("run-1")
 
@@ -43,7 +44,8 @@ def test_the_whole_catalogue_is_shown_before_anything_has_happened() -> None:
     shown = numbers(Metrics(is_gateway=True))
 
     assert all(shown[clean(name)] == "0" for name in COUNTERS | GATEWAY_COUNTERS)
-    assert all(clean(name) in shown for name in GAUGES if "process" not in name)
+    assert all(clean(name) in shown for name in GAUGES if "process" not in name and "|" not in name)
+    assert shown['smithers_external_wait_async_pending{kind="approval"}'] == "0"
     assert all(shown[f"{clean(name)}_count"] == "0" for name in HISTOGRAMS)
     assert not any("gateway" in name for name in numbers(Metrics()))
 
@@ -51,6 +53,46 @@ def test_the_whole_catalogue_is_shown_before_anything_has_happened() -> None:
 def test_what_events_count_is_in_the_catalogue() -> None:
     assert {name for names in BY_EVENT.values() for name in names} <= COUNTERS.keys()
     assert {name for fields in MEASURED.values() for _, name in fields} <= HISTOGRAMS.keys()
+
+
+def test_times_are_added_up_from_any_thread_and_not_lost_when_there_are_many() -> None:
+    metrics = Metrics()
+
+    def measure() -> None:
+        for _ in range(MAX_TIMED):
+            metrics.timed("db.query_ms", 1.5)
+
+    threads = [threading.Thread(target=measure) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    metrics.timed("db.transaction_ms", 3.0)
+    shown = numbers(metrics)
+    assert shown["smithers_db_query_ms_count"] == str(3 * MAX_TIMED)
+    assert (shown["smithers_db_transaction_ms_count"], shown["smithers_db_transaction_ms_sum"]) == ("1", "3")
+
+
+def test_sizes_the_cache_the_queue_and_scorers_are_counted_by_their_events() -> None:
+    sizes = {"promptSizeBytes": 150, "responseSizeBytes": 3_000}
+    shown = numbers(
+        tracked(
+            rows(
+                event("RunStarted", queuedMs=700),
+                event("NodeFinished", "a", 0, attempt=1),
+                event("NodeFinished", "b", 0, attempt=1, cache="miss", **sizes),
+                event("NodeFinished", "c", 0, attempt=1, cache="hit"),
+                event("ScorerStarted", nodeId="a", scorerId="s"),
+                event("ScorerFinished", nodeId="a", scorerId="s", score=1.0),
+                event("ScorerFailed", nodeId="a", scorerId="s", error="e"),
+            )
+        )
+    )
+    assert (shown["smithers_cache_hits"], shown["smithers_cache_misses"]) == ("1", "1")
+    assert (shown["smithers_prompt_size_bytes_sum"], shown["smithers_response_size_bytes_sum"]) == ("150", "3000")
+    assert shown["smithers_prompt_size_bytes_count"] == "1"
+    assert shown["smithers_scheduler_wait_duration_ms_sum"] == "700"
+    assert [shown[f"smithers_scorers_{name}"] for name in ("started", "finished", "failed")] == ["1", "1", "1"]
 
 
 def test_replaying_a_log_gives_the_same_numbers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import threading
 import time
@@ -112,6 +113,47 @@ def test_a_run_is_a_trace_and_metrics_come_along(tmp_path: Path) -> None:
     assert SECRET.encode() not in found.raw
 
 
+def test_what_is_logged_is_sent_with_the_run_and_without_credentials(tmp_path: Path) -> None:
+    smithers, outputs = create_smithers({"row": Row})
+    log = logging.getLogger("reviews")
+
+    def work() -> Row:
+        log.warning("looking at %s", "it", extra={"files": ["a", "b"], "api_key": SECRET, "size": 3})
+        try:
+            raise ValueError(f"password={SECRET}")
+        except ValueError:
+            log.exception("that went wrong")
+        return Row()
+
+    @smithers
+    def workflow(ctx: object) -> Workflow:
+        del ctx
+        return Workflow(name="review")[Task(id="look", output=outputs.row)[work]]
+
+    with collector() as found:
+        assert asyncio.run(drive(workflow, settings_for(found), tmp_path / "s.db")) == "finished"
+        log.warning("after the end")
+
+    first, second = (line for line in found.logs if attributes(line.attributes)["logger"] == "reviews")
+    told = attributes(first.attributes)
+    assert (first.body.string_value, first.severity_text, first.severity_number) == ("looking at it", "warning", 13)
+    assert {name: told[name] for name in told if name.startswith("smithers.")} == {
+        "smithers.run_id": "r",
+        "smithers.workflow_name": "review",
+        "smithers.node_id": "look",
+        "smithers.iteration": "0",
+        "smithers.attempt": "1",
+    }
+    assert (told["files"], told["size"], told["api_key"]) == ('["a","b"]', "3", "[redacted]")
+    assert first.trace_id.hex() == trace_id_of("r")
+    assert first.span_id == found.named("smithers.task")[0].span_id
+    assert first.time_unix_nano <= second.time_unix_nano
+    assert second.severity_number == 17
+    assert "ValueError" in attributes(second.attributes)["exception.stacktrace"]
+    assert SECRET.encode() not in found.raw
+    assert not any(type(handler).__name__ == "Shipper" for handler in logging.getLogger().handlers)
+
+
 def test_another_process_goes_on_with_the_launchers_trace(tmp_path: Path) -> None:
     workflow, db = review(asks=True), tmp_path / "s.db"
 
@@ -194,6 +236,10 @@ class Stuck:
 
     def send_metrics(self, metrics: object, gauges: object) -> bool:
         del metrics, gauges
+        return True
+
+    def send_lines(self, lines: object) -> bool:
+        del lines
         return True
 
     def abort(self) -> None:

@@ -11,7 +11,8 @@ import apsw
 import pytest
 
 from smithers.errors import MigrationRequired, StorageError
-from smithers.store.sqlite.migrate import load, migrate
+from smithers.store.sql.migrations import load
+from smithers.store.sqlite.migrate import migrate
 
 Row = tuple[object, ...]
 

@@ -73,6 +73,14 @@ class Doorkeeper:
         if self._auth is not None and not isinstance(self._auth, TrustedProxyAuth):
             self._auth.recheck(identity, self._clock_ms())
 
+    def on_change(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call back after grants were changed or taken away, in whichever thread. Returns how to end that."""
+        return self._auth.on_change(changed) if isinstance(self._auth, TokenAuth) else lambda: None
+
+    def next_end_ms(self, now_ms: int) -> int | None:
+        """When the next grant ends by itself; a JWT's end is with who bears it (`Identity.expires_at_ms`)."""
+        return self._auth.next_end_ms(now_ms) if isinstance(self._auth, TokenAuth) else None
+
     def hand_off(self, headers: Headers, query: Mapping[str, str], *, is_tls: bool, peer: str | None) -> HandOff:
         """The answer to `GET /v1/auth/session`: a session for the bearer in `token`, and on to `next`. Raises `RpcError`."""
         sent = Sent(headers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -67,7 +67,7 @@ class TokenAuth:
         allowed_origins: pages that may use this Gateway, exactly as browsers name them; empty for any.
     """
 
-    __slots__ = ("_by_digest", "allowed_origins")
+    __slots__ = ("_by_digest", "_loaded", "_watchers", "allowed_origins", "on_unknown")
 
     def __init__(
         self, tokens: Mapping[str, TokenGrant | Mapping[str, object]], *, allowed_origins: Sequence[str] = ()
@@ -76,6 +76,11 @@ class TokenAuth:
             raise InvalidInput("auth.tokens: must be an object")
         self.allowed_origins = texts("auth.allowedOrigins", allowed_origins)
         self._by_digest: dict[str, _Entry] = {}
+        self._loaded: set[str] = set()
+        """Those that `load` has let in."""
+        self._watchers: list[Callable[[], None]] = []
+        self.on_unknown: Callable[[], None] | None = None
+        """Called before a token is refused that nobody knows: it may have been granted elsewhere just now."""
         for token, grant in tokens.items():
             self.grant(token, grant)
 
@@ -90,7 +95,24 @@ class TokenAuth:
         if not isinstance(token, str) or not token.strip():
             raise InvalidInput("auth.tokens: a token must be a string that is not empty")
         digest = digest_of(token.encode("utf-8", "surrogatepass"))
-        found = TokenGrant.of(grant, f"auth.tokens[{token_id_of(digest)}]")
+        token_id = self._let_in(digest, TokenGrant.of(grant, f"auth.tokens[{token_id_of(digest)}]"))
+        self._tell()
+        return token_id
+
+    def load(self, grants: Mapping[str, TokenGrant]) -> None:
+        """Let exactly these in, by the SHA-256 of their tokens, beside those that were granted one by one.
+
+        What an earlier call has let in and this one leaves out is refused from now on.
+        """
+        for digest in self._loaded - grants.keys():
+            self._by_digest.pop(digest, None)
+        own = self._by_digest.keys() - self._loaded
+        self._loaded = set(grants) - own
+        for digest in self._loaded:
+            self._let_in(digest, grants[digest])
+        self._tell()
+
+    def _let_in(self, digest: str, found: TokenGrant) -> str:
         entry = _Entry(found, found.token_id or token_id_of(digest), 0)
         if (before := self._by_digest.get(digest)) is not None:
             goes_on = before.grant.revoked_at_ms is None and _rights(before) == _rights(entry)
@@ -106,16 +128,35 @@ class TokenAuth:
         digest = digest_of(token_or_id.encode("utf-8", "surrogatepass"))
         found = [
             (key, entry)
-            for key, entry in self._by_digest.items()
+            for key, entry in list(self._by_digest.items())
             if key == digest or token_or_id in (entry.token_id, token_id_of(key))
         ]
         for key, entry in found:
             self._by_digest[key] = replace(entry, grant=replace(entry.grant, revoked_at_ms=at_ms))
+        if found:
+            self._tell()
         return bool(found)
+
+    def on_change(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call back after each change of grants, in the thread that makes it. Returns how to end that."""
+        self._watchers.append(changed)
+        return lambda: self._watchers.remove(changed)
+
+    def next_end_ms(self, now_ms: int) -> int | None:
+        """The next moment at which a grant ends by itself."""
+        grants = [entry.grant for entry in list(self._by_digest.values())]
+        moments = (moment for grant in grants for moment in (grant.expires_at_ms, grant.revoked_at_ms))
+        return min((moment for moment in moments if moment is not None and moment > now_ms), default=None)
+
+    def _tell(self) -> None:
+        for changed in list(self._watchers):
+            changed()
 
     def verify(self, digest: str, now_ms: int) -> Identity:
         """Who bears the token with this SHA-256. Raises `RpcError` (`UNAUTHORIZED`)."""
         # By digest: how long the look-up takes tells nothing of the tokens that are there.
+        if digest not in self._by_digest and self.on_unknown is not None:
+            self.on_unknown()
         entry = self._by_digest.get(digest)
         if entry is None:
             raise RpcError("UNAUTHORIZED", "Invalid token")

@@ -10,6 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Final, cast
 from uuid import uuid4
 
@@ -22,11 +23,14 @@ from smithers.control import run_lists
 from smithers.errors import PayloadTooLarge
 from smithers.gateway.auth.identity import Identity
 from smithers.gateway.auth.scopes import require
+from smithers.gateway.config import MONITOR_CONTROLS
 from smithers.gateway.dispatch import Dispatcher, encoded
 from smithers.gateway.frames import MAX_DEPTH, Request, check_depth, parse_json
 from smithers.gateway.http import json_answer
 from smithers.gateway.problems import RpcError, rpc_error_of
 from smithers.gateway.rest.stream import answer_stream
+from smithers.gateway.rpc.runs import TOUCHES_ALL
+from smithers.store.sql import takeovers
 
 if TYPE_CHECKING:
     from smithers.gateway.services import Services
@@ -147,7 +151,6 @@ TWINS: Final[tuple[Twin, ...]] = (
 )
 
 _NODE_ID: Final = re.compile(r"[a-zA-Z0-9:_.\-]{1,160}")
-_MONITOR: Final = ("attach", "steer", "restart")
 
 
 class RestRoutes:
@@ -173,7 +176,10 @@ class RestRoutes:
             ("GET", "/v1/api/runs/:runId/events", self._events),
             ("GET", "/v1/api/events", self._events),
             ("GET", "/v1/api/runs/:runId/hijack-candidates", self._hijack_candidates),
-            *(("POST", f"/v1/api/runs/:runId/oneshot-monitor/{action}", self._monitor) for action in _MONITOR),
+            *(
+                ("POST", f"/v1/api/runs/:runId/oneshot-monitor/{control}", partial(self._monitor, control))
+                for control in MONITOR_CONTROLS
+            ),
         ]
         routes += [Route(verb, path, partial(self._answer, answer), read, access="open") for verb, path, answer in own]
         stream = Doc("What may have changed", "events", media_type="text/event-stream", errors=(400, 401, 403, 429))
@@ -267,12 +273,28 @@ class RestRoutes:
 
     async def _hijack_candidates(self, call: Call, identity: Identity) -> str:
         require(identity, "hijackCandidates", "run:read")
-        await self._services.hosting.find(call.params["runId"])
-        raise RpcError("NotAvailable", "hijacking is not available in this version")
+        run_id = call.params["runId"]
+        place = await self._services.hosting.find(run_id)
+        found = await place.store.aread(partial(takeovers.sessions, run_id=run_id))
+        names = ("nodeId", "engine", "mode", "iteration", "attempt", "startedAtMs")
+        candidates = [dict(zip(names, session, strict=True)) for session in found]
+        return f'{{"ok":true,"data":{encoded({"runId": run_id, "candidates": candidates})}}}'
 
-    async def _monitor(self, call: Call, identity: Identity) -> str:
-        require(identity, "oneshotMonitor", "run:write")
-        raise RpcError("InvalidInput", "no oneshot monitor is configured")
+    async def _monitor(self, control: str, call: Call, identity: Identity) -> str:
+        require(identity, f"oneshotMonitor{control.title()}", "run:write")
+        monitor = self._services.options.oneshot_monitor
+        if monitor is None:
+            raise RpcError("InvalidInput", "no oneshot monitor is configured")
+        run_id = call.params["runId"]
+        await self._services.hosting.find(run_id)
+        given = {**await read_body(call), "runId": run_id}
+        message = given.get("message")
+        if control == "steer" and not (isinstance(message, str) and message.strip()):
+            raise RpcError("InvalidInput", "message must be a string that is not blank", field="message")
+        found = monitor[control](given)
+        payload = encoded(await found if isawaitable(found) else found)
+        self._services.changes.note(*TOUCHES_ALL)
+        return f'{{"ok":true,"data":{payload},"seq":{await self._services.changes.settled()}}}'
 
     async def _stream(self, call: Call) -> ASGIApp:
         try:

@@ -57,7 +57,7 @@ class ChangeStream:
                 await send({"type": "http.response.body", "body": text or self._heartbeat(), "more_body": True})
                 text = b""
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(HEARTBEAT_S):
+                    async with asyncio.timeout(self._patience_s()):
                         await reader.more.wait()
             if not leaving.done():
                 await send({"type": "http.response.body", "body": b""})
@@ -66,6 +66,13 @@ class ChangeStream:
             end()
             leaving.cancel()
             caps.leave(user, self._key)
+
+    def _patience_s(self) -> float:
+        """How long nothing may be sent; the end of the grant comes first."""
+        ends_ms = self._identity.expires_at_ms
+        if ends_ms is None:
+            return HEARTBEAT_S
+        return min(HEARTBEAT_S, max(ends_ms - self._services.clock.now_ms(), 0) / 1000 + 0.001)
 
     def _heartbeat(self) -> bytes:
         return b': heartbeat\nevent: heartbeat\ndata: {"seq":%d}\n\n' % self._feed.seq

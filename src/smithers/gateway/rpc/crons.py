@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, Literal
 
@@ -13,12 +14,21 @@ from smithers.errors import CronNotFound
 from smithers.gateway.launching import LaunchOptions, Trigger
 from smithers.gateway.problems import RpcError
 from smithers.gateway.rpc.call import RpcCall
-from smithers.gateway.rpc.registry import Area, Codes, Params
+from smithers.gateway.rpc.registry import Area, Codes, Handler, P, Params
 from smithers.gateway.rpc.runs import NonEmpty
 from smithers.store.sql.crons import TARGET, CronRow
 
 area = Area()
+_NOT_THERE = ("INVALID_REQUEST", "NOT_FOUND")
 _NO_CRON: Final[Codes] = {CronNotFound: "NOT_FOUND"}
+
+
+def _writing(name: str, params: type[P], alias: str, codes: Codes | None = None) -> Callable[[Handler[P]], Handler[P]]:
+    """Declare a method that changes schedules."""
+    touches = ("crons", "runs", "run_events")
+    return area.method(
+        name, scope="cron:write", params=params, codes=codes, errors=_NOT_THERE, touches=touches, aliases=(alias,)
+    )
 
 
 class CronFilter(Params):
@@ -54,14 +64,7 @@ class CronCreateParams(Params):
     missed: Literal["skip", "once"] | None = None
 
 
-@area.method(
-    "cronCreate",
-    scope="cron:write",
-    params=CronCreateParams,
-    errors=("INVALID_REQUEST", "NOT_FOUND"),
-    touches=("crons", "runs", "run_events"),
-    aliases=("cron.add",),
-)
+@_writing("cronCreate", CronCreateParams, "cron.add")
 async def cron_create(call: RpcCall, params: CronCreateParams) -> dict[str, object]:
     """Store a schedule, or replace the one with this id; its time zone and policy stay where they are left out."""
     entry = await call.services.launching.entry(params.workflow)
@@ -90,15 +93,7 @@ class CronParams(Params):
     cron_id: NonEmpty
 
 
-@area.method(
-    "cronDelete",
-    scope="cron:write",
-    params=CronParams,
-    codes=_NO_CRON,
-    errors=("INVALID_REQUEST", "NOT_FOUND"),
-    touches=("crons", "runs", "run_events"),
-    aliases=("cron.remove",),
-)
+@_writing("cronDelete", CronParams, "cron.remove", _NO_CRON)
 async def cron_delete(call: RpcCall, params: CronParams) -> dict[str, object]:
     """Forget a schedule."""
     place, _ = await _find(call, params.cron_id)
@@ -124,15 +119,7 @@ class CronRunParams(Params):
     input: dict[str, object] = Field(default_factory=dict[str, object])
 
 
-@area.method(
-    "cronRun",
-    scope="cron:write",
-    params=CronRunParams,
-    codes=_NO_CRON,
-    errors=("INVALID_REQUEST", "NOT_FOUND"),
-    touches=("crons", "runs", "run_events"),
-    aliases=("cron.trigger",),
-)
+@_writing("cronRun", CronRunParams, "cron.trigger", _NO_CRON)
 async def cron_run(call: RpcCall, params: CronRunParams) -> dict[str, object]:
     """Start what a schedule starts, now."""
     if params.cron_id is None and params.workflow is None:
@@ -161,12 +148,7 @@ class CronHistoryParams(CronParams):
 
 
 @area.method(
-    "cronHistory",
-    scope="cron:read",
-    params=CronHistoryParams,
-    codes=_NO_CRON,
-    errors=("INVALID_REQUEST", "NOT_FOUND"),
-    is_published=False,
+    "cronHistory", scope="cron:read", params=CronHistoryParams, codes=_NO_CRON, errors=_NOT_THERE, is_published=False
 )
 async def cron_history(call: RpcCall, params: CronHistoryParams) -> list[dict[str, object]]:
     """When a schedule has fired, and what came of it; newest first."""

@@ -26,6 +26,7 @@ from smithers.store.sql import reads
 
 area = Area()
 
+_NOT_THERE = ("INVALID_REQUEST", "NOT_FOUND")
 _NO_RUN: Final[Codes] = {RunNotFound: "RunNotFound"}
 RunId = Annotated[str, Field(pattern=f"^{RUN_ID.pattern.replace('(?=.{1,256}$)', '')}$", max_length=256)]
 NodeId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@,:=-]{1,256}$")]
@@ -40,11 +41,7 @@ class DescendantsParams(RunParams):
 
 
 @area.method(
-    "listRunDescendants",
-    scope="run:read",
-    params=DescendantsParams,
-    errors=("INVALID_REQUEST", "NOT_FOUND"),
-    aliases=("runs.descendants",),
+    "listRunDescendants", scope="run:read", params=DescendantsParams, errors=_NOT_THERE, aliases=("runs.descendants",)
 )
 async def list_run_descendants(call: RpcCall, params: DescendantsParams) -> list[dict[str, object]]:
     """A run and the runs below it, by depth."""
@@ -59,13 +56,7 @@ async def list_run_token_usage(call: RpcCall, params: RunParams) -> dict[str, ob
     return await run_lists.token_usage(await call.control(params.run_id), params.run_id)
 
 
-@area.method(
-    "listNodeStates",
-    scope="run:read",
-    params=RunParams,
-    errors=("INVALID_REQUEST", "NOT_FOUND"),
-    is_published=False,
-)
+@area.method("listNodeStates", scope="run:read", params=RunParams, errors=_NOT_THERE, is_published=False)
 async def list_node_states(call: RpcCall, params: RunParams) -> list[dict[str, object]]:
     """All nodes of a run with their states and times."""
     return await run_lists.node_states(await call.control(params.run_id), params.run_id)
@@ -134,13 +125,7 @@ class AttemptsParams(RunParams):
     iteration: Iteration = 0
 
 
-@area.method(
-    "attempts.list",
-    scope="run:read",
-    params=AttemptsParams,
-    errors=("INVALID_REQUEST", "NOT_FOUND"),
-    is_published=False,
-)
+@area.method("attempts.list", scope="run:read", params=AttemptsParams, errors=_NOT_THERE, is_published=False)
 async def list_attempts(call: RpcCall, params: AttemptsParams) -> list[dict[str, object]]:
     """Attempts: of one node, newest first; of a whole run, by start time."""
     control = await call.control(params.run_id)
@@ -160,7 +145,7 @@ class AttemptParams(RunParams):
     scope="run:read",
     params=AttemptParams,
     codes={AttemptNotFound: "NOT_FOUND"},
-    errors=("INVALID_REQUEST", "NOT_FOUND"),
+    errors=_NOT_THERE,
     is_published=False,
 )
 async def get_attempt(call: RpcCall, params: AttemptParams) -> dict[str, object]:
@@ -178,13 +163,7 @@ class FramesParams(RunParams):
     after_frame_no: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
 
 
-@area.method(
-    "frames.list",
-    scope="run:read",
-    params=FramesParams,
-    errors=("INVALID_REQUEST", "NOT_FOUND"),
-    is_published=False,
-)
+@area.method("frames.list", scope="run:read", params=FramesParams, errors=_NOT_THERE, is_published=False)
 async def list_frames(call: RpcCall, params: FramesParams) -> list[dict[str, object]]:
     """A run's frames, newest first."""
     control = await call.control(params.run_id)
@@ -199,13 +178,7 @@ class FrameParams(RunParams):
     frame_no: Annotated[int, Field(ge=0, le=MAX_INT)] | None = None
 
 
-@area.method(
-    "frames.get",
-    scope="run:read",
-    params=FrameParams,
-    errors=("INVALID_REQUEST", "NOT_FOUND"),
-    is_published=False,
-)
+@area.method("frames.get", scope="run:read", params=FrameParams, errors=_NOT_THERE, is_published=False)
 async def get_frame(call: RpcCall, params: FrameParams) -> dict[str, object]:
     """One frame of a run."""
     control = await call.control(params.run_id)

@@ -151,7 +151,8 @@ class ResumeParams(RunParams):
 )
 async def resume_run(call: RpcCall, params: ResumeParams) -> dict[str, object]:
     """Go on with a run that waits, is paused, or has lost its process."""
-    status = await call.services.launching.resume(params.run_id, force=params.options.force is True)
+    force = params.options.force is True
+    status = await call.services.launching.resume(params.run_id, Trigger.by(call.identity), force=force)
     call.follow_run(params.run_id)
     return {"runId": params.run_id, "status": status}
 

@@ -5,9 +5,8 @@ Whatever else there is (decisions, claims, other processes' steps, anything out 
 cursor on, by one reader. So there is one rule for order and loss: an event is told when it is the cursor's, and never else.
 
 Other processes are noticed by the database's own report of commits. Then, at most every 50 ms, one query asks for the runs
-that they drive, have made or have woken, and, more seldom, for all runs that have not ended. Where nothing is written,
-nothing is asked. One thing escapes this: a run that had ended, that another process resumes, and that ends again before
-the next look. Its log is complete all the same, for streams as for everybody.
+that they drive, have made, have woken, or have resumed to their end, and, more seldom, for all runs that have not ended.
+Where nothing is written, nothing is asked.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from smithers.errors import SmithersError
 from smithers.events import TERMINAL_TYPES, EventDraft, EventRow
 from smithers.store.interface import Step
-from smithers.store.sql import feeds, reads
+from smithers.store.sql import feeds, wakeups
 
 if TYPE_CHECKING:
     from smithers.control.hosting import Place
@@ -85,7 +84,7 @@ class Feed:
         """What is older was told or is history."""
         self._next: dict[str, int]
         """The cursor of each run that has not ended."""
-        self._next, self._wakeup = self._store.read(lambda c: (feeds.live_heads(c), reads.last_wakeup(c)))
+        self._next, self._wakeup = self._store.read(lambda c: (feeds.live_heads(c), wakeups.cursor_now(c)))
         self._ended: OrderedDict[str, tuple[int, int]] = OrderedDict()
         """The cursor of each run that has ended lately, and when it was remembered, in ms."""
         self._lagging: dict[str, int] = {}
@@ -93,7 +92,7 @@ class Feed:
         self._followed: Counter[str] = Counter()
         self._hot: dict[str, float] = {}
         self._elsewhere: list[str] = []
-        self._newest_ms = self._since_ms
+        self._newest_ms = self._newest_end_ms = self._since_ms
         self._reading: asyncio.Task[None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -307,6 +306,7 @@ class Feed:
             ask=[*self._followed, *self._hot, *self._elsewhere],
             known={**self._next} if all_runs else None,
             limit=MAX_LOOK,
+            ended_since_ms=max(self._newest_end_ms - late, self._since_ms),
         )
         try:
             self._compare(await self._store.aread(query))
@@ -321,6 +321,7 @@ class Feed:
 
     def _compare(self, found: feeds.Growth) -> None:
         self._newest_ms = max(self._newest_ms, min(found.newest_ms, self._clock.now_ms()))
+        self._newest_end_ms = max(self._newest_end_ms, min(found.newest_end_ms, self._clock.now_ms()))
         self._wakeup = found.wakeup
         self._elsewhere = found.elsewhere
         for run_id in found.gone:

@@ -81,9 +81,18 @@ class StreamSocket(Protocol):
         """Call this once the response to a request is written, or its connection is gone."""
         ...
 
-    def add_stream(self, stream_id: str, end: Callable[[], None], run_id: str | None = None) -> None:
-        """A stream belongs to this connection now: ended with it or by `end_stream`. With `run_id`, the connection gets
-        the run's events through it and not by themselves."""
+    def add_stream(
+        self,
+        stream_id: str,
+        end: Callable[[], None],
+        run_id: str | None = None,
+        *,
+        scope: str = "run:read",
+        shows: str | None = None,
+    ) -> None:
+        """A stream belongs to this connection now: ended with it, by `end_stream`, or when the connection authenticates
+        anew without the stream's scope, or without the run that it `shows` among those that it names. With `run_id`, the
+        connection gets the run's events through it and not by themselves."""
         ...
 
     def end_stream(self, stream_id: str) -> bool:

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,8 @@ from smithers.gateway.ui.shell import Page, asset, render
 log = logging.getLogger(__name__)
 
 CONSOLE_PATH: Final = "/console"
+MODULES: Final = frozenset((file.name,) for file in (files(__package__) / "console").iterdir())
+"""The modules of the built-in console, as they are asked for."""
 _NOT_FOUND: Final = b'{"error":{"code":"NOT_FOUND","message":"Route not found"}}'
 
 
@@ -178,10 +181,10 @@ class UiMounts:
         return None if path is None or mount_segments(path) == segments else path
 
     async def _asset(self, mount: Mount, name: Segments, call: Call) -> ASGIApp:
-        if name != (CLIENT,):
+        if name != (CLIENT,) and (mount.entry is not None or name not in MODULES):
             return json_answer(_NOT_FOUND, 404)
         try:
-            body = await asyncio.to_thread(_script, mount.entry)
+            body = await asyncio.to_thread(_script, mount.entry, name[0])
         except OSError:
             log.warning("a page's script cannot be read", extra={"path": mount.path}, exc_info=True)
             return json_answer(_NOT_FOUND, 404)
@@ -212,8 +215,8 @@ def _page_of(entry: Entry) -> Mount | None:
     return Mount(page, script)
 
 
-def _script(entry: Path | None) -> bytes:
-    return asset("console.js").encode() if entry is None else entry.read_bytes()
+def _script(entry: Path | None, name: str) -> bytes:
+    return asset(f"console/{name}").encode() if entry is None else entry.read_bytes()
 
 
 def _theme(call: Call) -> str | None:

@@ -121,7 +121,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def asset(name: str) -> str:
     """A file of this package as text."""
     return files(__package__).joinpath(name).read_text(encoding="utf-8")

@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import uuid4
 
 from pydantic_core import to_json
@@ -45,6 +45,15 @@ AUTH_FAILED: Final = "authentication failed"
 TAIL: Final = b',"apiVersion":"' + API_VERSION.encode() + b'"}'
 
 
+class _Stream(NamedTuple):
+    """A stream of a connection; see `StreamSocket.add_stream`."""
+
+    end: Callable[[], None]
+    run_id: str | None
+    scope: str
+    shows: str | None
+
+
 class Connection:
     """A socket; also the `Socket` and `StreamSocket` of methods that it calls."""
 
@@ -61,7 +70,7 @@ class Connection:
         """The runs whose events it gets by themselves; None for all."""
         self._visible: set[str] | None = None
         """The runs that it has named, or None if it has not."""
-        self._streams: dict[str, tuple[Callable[[], None], str | None]] = {}
+        self._streams: dict[str, _Stream] = {}
         self.streamed: Counter[str] = Counter()
         """Runs whose events it gets through streams."""
         self._after: dict[str, list[Callable[[], None]]] = {}
@@ -123,10 +132,17 @@ class Connection:
         """Call this once the response to a request is written, or its connection is gone."""
         self._after.setdefault(request_id, []).append(call)
 
-    def add_stream(self, stream_id: str, end: Callable[[], None], run_id: str | None = None) -> None:
-        """A stream belongs to this connection now: ended with it or by `end_stream`. With `run_id`, the connection gets
-        the run's events through it and not by themselves."""
-        self._streams[stream_id] = (end, run_id)
+    def add_stream(
+        self,
+        stream_id: str,
+        end: Callable[[], None],
+        run_id: str | None = None,
+        *,
+        scope: str = "run:read",
+        shows: str | None = None,
+    ) -> None:
+        """See `StreamSocket.add_stream`."""
+        self._streams[stream_id] = _Stream(end, run_id, scope, shows)
         if run_id is not None:
             self.streamed[run_id] += 1
 
@@ -135,7 +151,7 @@ class Connection:
         found = self._streams.pop(stream_id, None)
         if found is None:
             return False
-        end, run_id = found
+        end, run_id, *_ = found
         if run_id is not None:
             self.streamed[run_id] -= 1
             if self.streamed[run_id] <= 0:
@@ -316,10 +332,10 @@ class Connection:
             self._deadline = None
         self._hub.forget(self)
         self.identity = identity
-        if not self._may_read():
-            for stream_id in list(self._streams):
-                self.end_stream(stream_id)
         self._visible = None if hello.subscribe is None else set(hello.subscribe)
+        for stream_id, stream in list(self._streams.items()):
+            if not holds(identity.scopes, stream.scope) or not (stream.shows is None or self.may_see(stream.shows)):
+                self.end_stream(stream_id)
         self.runs = None if hello.runs is None else set(hello.runs)
         self._hub.enter(self)
         for timer in (self._tick, self._expiry):

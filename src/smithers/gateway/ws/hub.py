@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
     from smithers.gateway.config import GatewayOptions
+    from smithers.gateway.devtools.stream import DevToolsStreams
     from smithers.gateway.dispatch import Dispatcher
     from smithers.gateway.streams.run_streams import RunStreams
 
@@ -77,6 +78,8 @@ class SocketHub:
         self.dispatcher: Dispatcher
         """Answers requests; set before the first connection."""
         self.streams: RunStreams | None = None
+        """Told of every event of a run, if it is set."""
+        self.devtools: DevToolsStreams | None = None
         """Told of every event of a run, if it is set."""
         self._on_event = on_event
         self.state_version = 0
@@ -176,7 +179,7 @@ class SocketHub:
         task.add_done_callback(self._tasks.discard)
 
     def recheck(self) -> None:
-        """Close the connections whose grant holds no more; for whoever has just taken one away."""
+        """Close the connections whose grant holds no more."""
         for connection in list(self._inside):
             connection.recheck()
 
@@ -201,6 +204,8 @@ class SocketHub:
 
     def publish(self, run_id: str, row: EventRow) -> None:
         """A run's next stored event: push what it means, to connections by itself or through their streams."""
+        if self.devtools is not None:
+            self.devtools.note(run_id, row)
         name = event_name(row)
         streams = self.streams
         is_streamed = streams is not None and streams.has_streams(run_id)

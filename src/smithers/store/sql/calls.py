@@ -7,6 +7,7 @@ from typing import Final
 from smithers.errors import LeaseLost, RunNotFound
 from smithers.store.calls import CallEnd, JournalEntry, ToolCallRow
 from smithers.store.interface import CancelRequested, SqlValue
+from smithers.store.sql import effects
 from smithers.store.sql import statements as sql
 from smithers.store.sql.session import Session
 
@@ -14,7 +15,7 @@ _COLUMNS = ", ".join(ToolCallRow._fields)
 
 _FENCE: Final = """
 UPDATE _smithers_runs SET next_seq = next_seq + 1
-WHERE run_id = ? AND runtime_owner_id = ? AND epoch = ? AND status = 'running' AND (cancel_requested_at_ms IS NULL OR ?)
+WHERE run_id = ? AND runtime_owner_id = ? AND epoch = ? AND status = 'running' AND (cancel_requested_at_ms IS NULL OR ? = 1)
 RETURNING next_seq, frame_no
 """
 
@@ -30,7 +31,8 @@ WHERE call_token = ? AND status = 'started'
 
 
 def write(connection: Session, entry: JournalEntry) -> None:
-    """Write an entry. The end of a call is written once, the first that arrives.
+    """Write an entry. The end of a call is written once, the first that arrives; also for a call that time travel has
+    removed from its run.
 
     Raises:
         LeaseLost: the run is somebody else's by now.
@@ -38,10 +40,12 @@ def write(connection: Session, entry: JournalEntry) -> None:
     """
     call = entry.call
     is_end = isinstance(call, CallEnd)
-    fence = connection.execute(_FENCE, (entry.run_id, entry.owner, entry.epoch, is_end)).fetchone()
+    fence = connection.execute(_FENCE, (entry.run_id, entry.owner, entry.epoch, int(is_end))).fetchone()
     if fence is None:
+        if is_end and effects.late_end(connection, entry):
+            return
         raise _refusal(connection, entry)
-    next_seq, frame = fence
+    next_seq, frame = fence[0], fence[1] + 1  # the call begins, or ends, after that frame
     if isinstance(call, ToolCallRow):
         connection.execute(_BEGIN, (*call, frame))
     else:
@@ -91,7 +95,7 @@ def risky_calls(
     """What attempts before that one have called and may not be repeated blindly, in order."""
     rows = connection.execute(
         f"SELECT {_COLUMNS} FROM _smithers_tool_calls WHERE run_id = ? AND node_id = ? AND iteration = ? AND attempt < ? "
-        "AND side_effect = 1 AND idempotent = 0 ORDER BY attempt, seq",
+        "AND side_effect = 1 AND idempotent = 0 AND kind = 'tool' ORDER BY attempt, seq",
         (run_id, node_id, iteration, before_attempt),
     )
     return [ToolCallRow(*row) for row in rows]

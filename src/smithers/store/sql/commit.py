@@ -14,7 +14,8 @@ from smithers.store.columns import TableDef
 from smithers.store.interface import CancelRequested, Committed, LaunchedBefore, NewRun, NewWakeup, SqlValue, Step
 from smithers.store.sql import control
 from smithers.store.sql import statements as sql
-from smithers.store.sql.session import Executor, Session
+from smithers.store.sql.locks import lock_waiting
+from smithers.store.sql.session import Dialect, Executor, Session, dialect_of
 from smithers.store.sql.tables import insert_sql
 
 insert_statement = lru_cache(maxsize=4096)(insert_sql)
@@ -53,6 +54,8 @@ def write_step(connection: Session, step: Step) -> Committed:
                     table,
                     label,
                     loop,
+                    frame,
+                    None if state == "pending" else frame,
                 )
                 for node_id, iteration, state, attempt, table, label, loop, out in step.nodes.values()
             ],
@@ -60,10 +63,10 @@ def write_step(connection: Session, step: Step) -> Committed:
     if step.attempts:
         cursor.executemany(
             sql.ATTEMPT,
-            [(run_id, a[0], a[1], a[2], a[3], frame, *a[4:]) for a in step.attempts],
+            [(run_id, a[0], a[1], a[2], a[3], frame, *a[4:], None if a[5] is None else frame) for a in step.attempts],
         )
     if step.outputs:
-        _write_outputs(cursor, step)
+        _write_outputs(cursor, step, dialect_of(connection))
     for seq, event in enumerate(step.events, first_seq):
         events += (run_id, seq, now, frame, *event)
     if events:
@@ -87,15 +90,17 @@ def _pass_fence(connection: Session, cursor: Executor, step: Step) -> tuple[int,
     """Take the step's numbers, and give the run up if this is its last step here: the next event and output numbers,
     since when a pause is asked for, the parent run."""
     numbers = (len(step.events), len(step.outputs), step.frame_no)
-    fence = (step.run_id, step.owner, step.epoch, step.ignores_cancel)
+    fence = (step.run_id, step.owner, step.epoch, int(step.ignores_cancel))
     status = step.status
     if status is None:
         found = cursor.execute(sql.FENCE, (*numbers, *fence)).fetchone()
     else:
         seen = step.seen_wakeup or 0
         # who goes on with the run, or for it, still has to pause
-        keeps_pause = status.status in ("running", "continued")
-        given = (status.status, status.error_json, status.is_terminal, step.now_ms, keeps_pause, seen)
+        keeps_pause = int(status.status in ("running", "continued"))
+        given = (status.status, status.error_json, int(status.is_terminal), step.now_ms, keeps_pause, seen, seen)
+        if status.is_terminal:
+            lock_waiting(connection, step.run_id)
         found = cursor.execute(sql.LAST_FENCE, (*numbers, *given, *fence)).fetchone()
     if found is None:
         raise _refusal(connection, step)
@@ -114,12 +119,12 @@ def _write_events(cursor: Executor, values: list[SqlValue]) -> None:
         cursor.execute(sql.events_sql(len(some) // EVENT_COLUMNS), some)
 
 
-def _write_outputs(cursor: Executor, step: Step) -> None:
+def _write_outputs(cursor: Executor, step: Step, dialect: Dialect) -> None:
     by_table: dict[TableDef, list[tuple[SqlValue, ...]]] = {}
     for table, node_id, iteration, values in step.outputs:
         by_table.setdefault(table, []).append((step.run_id, node_id, iteration, *values))
     for table, rows in by_table.items():
-        cursor.executemany(insert_statement(table), rows)
+        cursor.executemany(insert_statement(table, dialect), rows)
 
 
 def _tidy_wakeups(cursor: Executor, step: Step, *, has_parent: bool) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from smithers.errors import AlreadyDecided, InvalidInput, NodeNotFound, RunAlreadyExists, RunNotActive, RunNotFound
 from smithers.events import EventDraft
 from smithers.store.interface import TIMED_OUT, ApprovalRow, HumanRow, NewRun, RunRow, SqlValue, Step, StoredSignal
 from smithers.store.sql import lineage, reads
 from smithers.store.sql import statements as sql
-from smithers.store.sql.session import Session
+from smithers.store.sql.locks import lock_end, lock_run
+from smithers.store.sql.session import SILENT, Session, dialect_of
 
 TERMINAL = ("finished", "failed", "cancelled", "continued")
 
@@ -28,12 +30,9 @@ def launch(
     run of a subflow, is to pause if the one above it is. With `first_step`, the run begins with the numbers after that step,
     and who writes it writes the launch's events too.
     """
-    if run.idempotency_key is not None:
-        row = connection.execute(
-            "SELECT run_id FROM _smithers_run_specs WHERE idempotency_key = ?", (run.idempotency_key,)
-        ).fetchone()
-        if row is not None:
-            return str(row[0]), False
+    key = run.idempotency_key
+    if key is not None and (earlier := reads.run_of_key(connection, key)) is not None:
+        return earlier, False
     pause: SqlValue = None
     if heir_of is not None or lineage.is_child(run.run_id, run.parent_run_id):
         pause = _pause_of(connection, heir_of or run.parent_run_id)
@@ -50,7 +49,7 @@ def launch(
             run.workflow_hash,
             run.status,
             run.now_ms,
-            run.now_ms,
+            run.now_ms if run.status == "running" else None,
             run.now_ms if run.owner else None,
             run.owner,
             len(run.events) + (0 if first_step is None else len(first_step.events)),
@@ -60,21 +59,27 @@ def launch(
         ),
     ).fetchone()
     if stored is None:
+        if key is not None and (earlier := reads.run_of_key(connection, key)) is not None:
+            return earlier, False  # launched with this key by somebody else in the same moment
         raise RunAlreadyExists(run.run_id)
-    listed: tuple[SqlValue, ...] = (run.workflow_key, run.listed_as, int(run.is_system), run.started_by_json)
+    listed: tuple[SqlValue, ...] = (run.workflow_key, run.listed_as, int(run.is_system), run.started_by_json, run.queue)
     if heir_of is not None:
         listed = (
             connection.execute(
-                "SELECT workflow_key, listed_as, is_system, started_by_json FROM _smithers_run_specs WHERE run_id = ?",
+                "SELECT workflow_key, listed_as, is_system, started_by_json, queue FROM _smithers_run_specs WHERE run_id = ?",
                 (heir_of,),
             ).fetchone()
             or listed
         )
-    connection.execute(
+    spec = connection.execute(
         "INSERT INTO _smithers_run_specs (run_id, input_json, config_json, idempotency_key, created_at_ms, workflow_key, "
-        "listed_as, is_system, started_by_json) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (run.run_id, run.input_json, run.config_json, run.idempotency_key, run.now_ms, *listed),
-    )
+        "listed_as, is_system, started_by_json, queue) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING 1",
+        (run.run_id, run.input_json, run.config_json, key, run.now_ms, *listed),
+    ).fetchone()
+    if spec is None:  # the same, under another id
+        assert key is not None
+        connection.execute("DELETE FROM _smithers_runs WHERE run_id = ?", (run.run_id,))
+        return reads.run_of_key(connection, key) or run.run_id, False
     if first_step is None:
         for seq, event in enumerate(run.events):
             connection.execute(sql.EVENT, (run.run_id, seq, run.now_ms, 0, *event))
@@ -85,6 +90,8 @@ def launch(
 
 def _pause_of(connection: Session, run_id: str | None) -> SqlValue:
     """Since when a run is asked to pause: so are those that it launches meanwhile, and who goes on for it."""
+    if run_id is not None:
+        lock_run(connection, run_id)  # who asks it to pause finds the new run, or is found here
     row = connection.execute(
         "SELECT pause_requested_at_ms FROM _smithers_runs WHERE run_id = ? AND status IN ('running', 'continued')",
         (run_id,),
@@ -100,36 +107,55 @@ def claim(
     expect_epoch: int,
     events: Sequence[EventDraft],
     keeps_pause: bool = True,
+    resumed_by_json: str | None = None,
 ) -> int | None:
-    """Take a run over if nobody has since it was read. The new epoch, or None.
+    """Take a run over if nobody has since it was read, or is about to change its history. The new epoch, or None.
 
     What was asked of a run that had not ended yet holds for its next owner too, but for a pause that somebody takes back
-    by resuming the run (`keeps_pause=False`).
+    by resuming the run (`keeps_pause=False`), and a request to take it over, that whoever resumes it has seen.
     """
     row = connection.execute(
         "UPDATE _smithers_runs SET runtime_owner_id = ?, epoch = epoch + 1, status = 'running', heartbeat_at_ms = ?, "
         "finished_at_ms = NULL, error_json = NULL, "
         "cancel_requested_at_ms = CASE WHEN finished_at_ms IS NULL THEN cancel_requested_at_ms END, "
         "cancel_request_source = CASE WHEN finished_at_ms IS NULL THEN cancel_request_source END, "
-        "pause_requested_at_ms = CASE WHEN ? AND status = 'running' THEN pause_requested_at_ms END, "
+        "pause_requested_at_ms = CASE WHEN ? = 1 AND status = 'running' THEN pause_requested_at_ms END, "
         "started_at_ms = coalesce(started_at_ms, ?), "
         "claim_count = CASE WHEN claim_frame = frame_no THEN claim_count + 1 ELSE 1 END, claim_frame = frame_no "
-        "WHERE run_id = ? AND epoch = ? AND status <> 'continued' RETURNING epoch",
-        (owner, now_ms, keeps_pause, now_ms, run_id, expect_epoch),
+        "WHERE run_id = ? AND epoch = ? AND status <> 'continued' AND NOT EXISTS (SELECT 1 FROM _smithers_rewind_leases l "
+        "WHERE l.run_id = _smithers_runs.run_id AND l.expires_at_ms > ?) RETURNING epoch",
+        (owner, now_ms, int(keeps_pause), now_ms, run_id, expect_epoch, now_ms),
     ).fetchone()
     if row is None:
         return None
+    if resumed_by_json is not None:
+        connection.execute(
+            "UPDATE _smithers_run_specs SET resumed_by_json = ?, hijack_requested_at_ms = NULL, hijack_target = NULL "
+            "WHERE run_id = ?",
+            (resumed_by_json, run_id),
+        )
     append_events(connection, run_id, now_ms, events)
     return int(row[0])
 
 
 def heartbeat(connection: Session, owner: str, now_ms: int) -> set[str]:
-    """Mark all runs of an owner as alive, in one statement."""
-    rows = connection.execute(
-        "UPDATE _smithers_runs SET heartbeat_at_ms = ? WHERE runtime_owner_id = ? AND status = 'running' RETURNING run_id",
-        (now_ms, owner),
-    )
+    """Mark all runs of an owner as alive, in one statement. All that it holds, also those that a job has locked just now,
+    which are marked the next time."""
+    if dialect_of(connection) == "postgres":
+        connection.execute(_BEAT_FREE, (now_ms, owner))
+        rows = connection.execute(f"SELECT run_id FROM _smithers_runs WHERE {_MINE}", (owner,))
+    else:
+        rows = connection.execute(_BEAT, (now_ms, owner))
     return {str(row[0]) for row in rows}
+
+
+_MINE: Final = "runtime_owner_id = ? AND status = 'running'"
+_BEAT: Final = f"UPDATE {SILENT} _smithers_runs SET heartbeat_at_ms = ? WHERE {_MINE} RETURNING run_id"
+# to wait for one run while others are held would be to be waited for
+_BEAT_FREE: Final = f"""
+UPDATE {SILENT} _smithers_runs SET heartbeat_at_ms = ?
+WHERE run_id IN (SELECT run_id FROM _smithers_runs WHERE {_MINE} FOR NO KEY UPDATE SKIP LOCKED)
+"""
 
 
 def release(connection: Session, run_id: str, owner: str) -> None:
@@ -146,20 +172,21 @@ def expire(
 
     Nothing is closed unless the fence holds.
     """
+    lock_run(connection, run_id)
     row = reads.run(connection, run_id)
     if (row.runtime_owner_id, row.epoch) != fence:
         return True  # the owner's next commit finds out
     all_closed = True
     for node_id, iteration in keys:
         approvals = connection.execute(
-            "UPDATE _smithers_approvals SET status = 'denied', decided_at_ms = ?, decided_by = ? "
+            "UPDATE _smithers_approvals SET status = 'denied', decided_at_ms = ?, decided_by = ?, decided_frame = ? "
             "WHERE run_id = ? AND node_id = ? AND iteration = ? AND status = 'requested' RETURNING 1",
-            (now_ms, TIMED_OUT, run_id, node_id, iteration),
+            (now_ms, TIMED_OUT, row.frame_no + 1, run_id, node_id, iteration),
         ).fetchall()
         humans = connection.execute(
-            "UPDATE _smithers_human_requests SET status = 'expired' "
+            "UPDATE _smithers_human_requests SET status = 'expired', closed_frame = ? "
             "WHERE run_id = ? AND node_id = ? AND iteration = ? AND status = 'pending' RETURNING 1",
-            (run_id, node_id, iteration),
+            (row.frame_no + 1, run_id, node_id, iteration),
         ).fetchall()
         all_closed = all_closed and bool(approvals or humans)
     return all_closed
@@ -171,43 +198,49 @@ def finalize_cancel(connection: Session, run_id: str, now_ms: int, fence: tuple[
     Works from what is stored, so that it is right whatever the owner had in mind. With a fence only under it, without
     one only when the run has no owner. False when that does not hold.
     """
+    lock_end(connection, run_id)
     row = reads.run(connection, run_id)
     held = (row.runtime_owner_id, row.epoch) if row.runtime_owner_id is not None else None
     if row.status in TERMINAL or held != fence:
         return False
+    frame = row.frame_no + 1  # the end is a step of its own
     events = list[EventDraft]()
     open_states = "('in-progress', 'waiting-approval', 'waiting-event', 'waiting-timer', 'waiting-quota')"
     for approval in reads.approvals(connection, run_id):
         events.append(EventDraft("ApprovalDenied", approval.node_id, approval.iteration))
     nodes = connection.execute(
-        f"UPDATE _smithers_nodes SET state = 'cancelled', updated_at_ms = ? WHERE run_id = ? AND state IN {open_states} "
-        "RETURNING node_id, iteration, last_attempt",
-        (now_ms, run_id),
+        "UPDATE _smithers_nodes SET state = 'cancelled', updated_at_ms = ?, frame_no = ? "
+        f"WHERE run_id = ? AND state IN {open_states} RETURNING node_id, iteration, last_attempt",
+        (now_ms, frame, run_id),
     ).fetchall()
     timers = {(t.node_id, t.iteration) for t in reads.timers(connection, run_id) if t.kind == "timer"}
-    for node_id, iteration, attempt in nodes:
+    for node_id, iteration, attempt in sorted(nodes):
         if (node_id, iteration) in timers:
             payload = json.dumps({"timerId": node_id})
             events.append(EventDraft("TimerCancelled", str(node_id), _int(iteration), payload))
         payload = json.dumps({"attempt": attempt, "reason": "run-cancelled"})
         events.append(EventDraft("NodeCancelled", str(node_id), _int(iteration), payload))
     connection.execute(
-        "UPDATE _smithers_attempts SET state = 'cancelled', finished_at_ms = ? WHERE run_id = ? AND finished_at_ms IS NULL",
-        (now_ms, run_id),
+        "UPDATE _smithers_attempts SET state = 'cancelled', finished_at_ms = ?, finished_frame = ? "
+        "WHERE run_id = ? AND finished_at_ms IS NULL",
+        (now_ms, frame, run_id),
     )
     connection.execute(
-        "UPDATE _smithers_approvals SET status = 'denied', decided_at_ms = ?, decided_by = 'smithers:cancel' "
-        "WHERE run_id = ? AND status = 'requested'",
-        (now_ms, run_id),
+        "UPDATE _smithers_approvals SET status = 'denied', decided_at_ms = ?, decided_by = 'smithers:cancel', "
+        "decided_frame = ? WHERE run_id = ? AND status = 'requested'",
+        (now_ms, frame, run_id),
     )
     connection.execute(
-        "UPDATE _smithers_human_requests SET status = 'cancelled' WHERE run_id = ? AND status = 'pending'", (run_id,)
+        "UPDATE _smithers_human_requests SET status = 'cancelled', closed_frame = ? WHERE run_id = ? AND status = 'pending'",
+        (frame, run_id),
     )
     connection.execute("DELETE FROM _smithers_timers WHERE run_id = ?", (run_id,))
+    connection.execute("DELETE FROM _smithers_queue WHERE run_id = ?", (run_id,))
     events.append(EventDraft("RunCancelled"))
     events.append(EventDraft("RunStatusChanged", None, None, '{"status":"cancelled"}'))
     append_events(connection, run_id, now_ms, events)
-    connection.execute(sql.PARK, ("cancelled", None, True, now_ms, False, 0, run_id))
+    connection.execute(sql.END, ("cancelled", None, 1, now_ms, 0, 0, 0, run_id))
+    connection.execute("UPDATE _smithers_runs SET frame_no = ? WHERE run_id = ?", (frame, run_id))
     connection.execute(sql.SEEN_WAKEUPS, (run_id, 2**62))
     connection.execute(sql.WAKE_PARENT, (run_id,))
     children = reads.runs(connection, (), 10_000, parent=run_id)
@@ -215,13 +248,16 @@ def finalize_cancel(connection: Session, run_id: str, now_ms: int, fence: tuple[
         if child.status == "continued":
             children += reads.runs(connection, (), 10_000, parent=child.run_id)
         elif child.status not in TERMINAL:
-            connection.execute(
+            asked = connection.execute(
                 "UPDATE _smithers_runs SET cancel_requested_at_ms = coalesce(cancel_requested_at_ms, ?), "
-                "cancel_request_source = coalesce(cancel_request_source, 'parent') WHERE run_id = ?",
+                "cancel_request_source = coalesce(cancel_request_source, 'parent') "
+                "WHERE run_id = ? AND finished_at_ms IS NULL RETURNING runtime_owner_id",
                 (now_ms, child.run_id),
-            )
+            ).fetchone()
+            if asked is None:  # it has ended meanwhile
+                continue
             connection.execute(sql.WAKEUP, (child.run_id,))
-            if child.runtime_owner_id is None:
+            if asked[0] is None:
                 finalize_cancel(connection, child.run_id, now_ms, None)
     return True
 
@@ -231,7 +267,7 @@ def _int(value: object) -> int:
 
 
 def append_events(connection: Session, run_id: str, now_ms: int, events: Sequence[EventDraft]) -> int:
-    """Append to a run's log from outside a step. Returns the first number given."""
+    """Append to a run's log from outside a step: into the frame to come. Returns the first number given."""
     row = connection.execute(
         "UPDATE _smithers_runs SET next_seq = next_seq + ? WHERE run_id = ? RETURNING next_seq, frame_no",
         (len(events), run_id),
@@ -240,7 +276,7 @@ def append_events(connection: Session, run_id: str, now_ms: int, events: Sequenc
         raise RunNotFound(run_id)
     first = row[0] - len(events)
     for seq, event in enumerate(events, first):
-        connection.execute(sql.EVENT, (run_id, seq, now_ms, row[1], *event))
+        connection.execute(sql.EVENT, (run_id, seq, now_ms, row[1] + 1, *event))
     return int(first)
 
 
@@ -271,7 +307,8 @@ def decide(
         )
     approved, note, decided_by, decision = judge(row)
     connection.execute(
-        "UPDATE _smithers_approvals SET status = ?, decided_at_ms = ?, note = ?, decided_by = ?, decision_json = ? "
+        "UPDATE _smithers_approvals SET status = ?, decided_at_ms = ?, note = ?, decided_by = ?, decision_json = ?, "
+        "decided_frame = (SELECT frame_no + 1 FROM _smithers_runs r WHERE r.run_id = _smithers_approvals.run_id) "
         "WHERE run_id = ? AND node_id = ? AND iteration = ?",
         ("approved" if approved else "denied", now_ms, note, decided_by, decision, run_id, node_id, iteration),
     )
@@ -294,11 +331,13 @@ def answer(
     if row is None:
         raise NodeNotFound(f"there is no request {request_id!r}", {"requestId": request_id})
     require_active(connection, row.run_id)
+    row = reads.human_request(connection, request_id) or row  # as it is now that nobody else can answer it
     if row.status != "pending":
         raise AlreadyDecided(f"request {request_id!r} is {row.status}", {"requestId": request_id, "status": row.status})
     response, by = judge(row)
     connection.execute(
-        "UPDATE _smithers_human_requests SET status = 'answered', response_json = ?, answered_at_ms = ?, answered_by = ? "
+        "UPDATE _smithers_human_requests SET status = 'answered', response_json = ?, answered_at_ms = ?, answered_by = ?, "
+        "closed_frame = (SELECT frame_no + 1 FROM _smithers_runs r WHERE r.run_id = _smithers_human_requests.run_id) "
         "WHERE request_id = ?",
         (response, now_ms, by, request_id),
     )
@@ -336,7 +375,7 @@ def signal(
                 raise InvalidInput(f"idempotency key {idempotency_key!r} was used for another signal")
             return found
     given = (name, correlation_id, payload_json, now_ms, received_by, idempotency_key)
-    for run in lineage.descendants(connection, run_id):
+    for run in lineage.descendants(connection, run_id, is_locking=True):
         _put(connection, run.run_id, *given)
     put = _put(connection, run_id, *given)
     assert put is not None
@@ -356,7 +395,8 @@ def _put(
     """Put a signal into one run's mailbox; None if that has had the key before."""
     stored = connection.execute(
         "INSERT INTO _smithers_signals (run_id, seq, signal_name, correlation_id, payload_json, received_at_ms, "
-        "received_by, idempotency_key) SELECT run_id, next_output_seq, ?, ?, ?, ?, ?, ? FROM _smithers_runs "
+        "received_by, idempotency_key, frame_no) SELECT run_id, next_output_seq, ?, ?, ?, ?, ?, ?, frame_no + 1 "
+        "FROM _smithers_runs "
         "WHERE run_id = ? ON CONFLICT DO NOTHING RETURNING seq",
         (name, correlation_id, payload_json, now_ms, received_by, idempotency_key, run_id),
     ).fetchone()
@@ -388,10 +428,11 @@ def request_pause(connection: Session, run_id: str, now_ms: int) -> RunRow:
     A parked run is paused at once, if a run below it works, and so is a parked one below. Raises `RunNotFound` or
     `RunNotActive`.
     """
+    lock_run(connection, run_id)
     row = reads.run(connection, run_id)
     if row.status == "paused":
         return row
-    below = [] if row.status in TERMINAL else lineage.descendants(connection, run_id)
+    below = [] if row.status in TERMINAL else lineage.descendants(connection, run_id, is_locking=True)
     if row.status != "running" and not (row.status not in TERMINAL and any(r.status == "running" for r in below)):
         raise RunNotActive(run_id, row.status)
     for run in (row, *below):
@@ -402,14 +443,18 @@ def request_pause(connection: Session, run_id: str, now_ms: int) -> RunRow:
             )
             connection.execute(sql.WAKEUP, (run.run_id,))
         elif run.status != "paused":
-            connection.execute("UPDATE _smithers_runs SET status = 'paused' WHERE run_id = ?", (run.run_id,))
+            # whoever was about to go on with it has to look again
+            connection.execute(
+                "UPDATE _smithers_runs SET status = 'paused', epoch = epoch + 1 WHERE run_id = ?", (run.run_id,)
+            )
             told = EventDraft("RunStatusChanged", None, None, '{"status":"paused"}')
             append_events(connection, run.run_id, now_ms, [told])
     return row
 
 
 def require_active(connection: Session, run_id: str) -> RunRow:
-    """The run, if it has not ended. Raises `RunNotFound` or `RunNotActive`."""
+    """The run, if it has not ended; it does not until the job is committed. Raises `RunNotFound` or `RunNotActive`."""
+    lock_run(connection, run_id)
     row = reads.run(connection, run_id)
     if row.status in TERMINAL:
         raise RunNotActive(run_id, row.status)

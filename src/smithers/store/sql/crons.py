@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from smithers.store.interface import SqlValue
+from smithers.store.sql.locks import lock_name
 from smithers.store.sql.session import Session
 
 TARGET = "gateway:"
@@ -54,6 +55,7 @@ _F_FIRE = ", ".join(f"f.{name}" for name in FireRow._fields)
 
 def put(connection: Session, row: CronRow) -> CronRow:
     """Store a schedule, or replace one but for its creation time, its last run and its owner. The row as it is stored."""
+    lock(connection, row.cron_id)
     connection.execute(
         f"INSERT INTO _smithers_cron ({_CRON}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (cron_id) DO UPDATE SET pattern = excluded.pattern, workflow_path = excluded.workflow_path, "
@@ -70,6 +72,11 @@ def get(connection: Session, cron_id: str) -> CronRow | None:
     """One schedule."""
     row = connection.execute(f"SELECT {_CRON} FROM _smithers_cron WHERE cron_id = ?", (cron_id,)).fetchone()
     return None if row is None else CronRow(*row)
+
+
+def lock(connection: Session, cron_id: str) -> None:
+    """Have no other job store or replace this schedule until this one is committed."""
+    lock_name(connection, f"cron:{cron_id}")
 
 
 def crons(connection: Session, workflow: str | None, limit: int) -> list[CronRow]:
@@ -96,7 +103,7 @@ def due(connection: Session, workflow: str, now_ms: int, limit: int) -> list[Cro
     """Enabled schedules of a workflow whose moment has come, or is not known; earliest first."""
     rows = connection.execute(
         f"SELECT {_CRON} FROM _smithers_cron WHERE enabled = 1 AND workflow_path = ? "
-        "AND (next_run_at_ms IS NULL OR next_run_at_ms <= ?) ORDER BY next_run_at_ms, cron_id LIMIT ?",
+        "AND (next_run_at_ms IS NULL OR next_run_at_ms <= ?) ORDER BY next_run_at_ms NULLS FIRST, cron_id LIMIT ?",
         (TARGET + workflow, now_ms, limit),
     )
     return [CronRow(*row) for row in rows]
@@ -121,10 +128,10 @@ def move(
     """Set what comes next of a schedule that is still as it was read; one without a next moment is disabled. False if it
     is not, because another process was faster or somebody changed it."""
     moved = connection.execute(
-        "UPDATE _smithers_cron SET next_run_at_ms = ?, enabled = CASE WHEN ? THEN 1 ELSE 0 END, "
+        "UPDATE _smithers_cron SET next_run_at_ms = ?, enabled = CASE WHEN ? = 1 THEN 1 ELSE 0 END, "
         "last_run_at_ms = coalesce(?, last_run_at_ms), error_json = ? "
-        "WHERE cron_id = ? AND enabled = 1 AND pattern = ? AND next_run_at_ms IS ? RETURNING 1",
-        (next_ms, next_ms is not None, last_run_at_ms, error_json, row.cron_id, row.pattern, row.next_run_at_ms),
+        "WHERE cron_id = ? AND enabled = 1 AND pattern = ? AND next_run_at_ms IS NOT DISTINCT FROM ? RETURNING 1",
+        (next_ms, int(next_ms is not None), last_run_at_ms, error_json, row.cron_id, row.pattern, row.next_run_at_ms),
     ).fetchone()
     return moved is not None
 
@@ -141,8 +148,8 @@ def begin(connection: Session, cron_id: str, fire_at_ms: int, now_ms: int, outco
 def stale(connection: Session, workflow: str, before_ms: int) -> bool:
     """Whether `reclaim` would find something."""
     row = connection.execute(
-        "SELECT 1 FROM _smithers_cron_fires f CROSS JOIN _smithers_cron c ON c.cron_id = f.cron_id "
-        "WHERE f.outcome = 'claimed' AND f.claimed_at_ms <= ? AND c.workflow_path = ? LIMIT 1",
+        "SELECT 1 FROM _smithers_cron_fires f CROSS JOIN _smithers_cron c "
+        "WHERE c.cron_id = f.cron_id AND f.outcome = 'claimed' AND f.claimed_at_ms <= ? AND c.workflow_path = ? LIMIT 1",
         (before_ms, TARGET + workflow),
     ).fetchone()
     return row is not None
@@ -153,8 +160,8 @@ def reclaim(connection: Session, workflow: str, before_ms: int, now_ms: int, lim
     rows = list(
         connection.execute(
             f"SELECT {_C_CRON}, f.fire_at_ms, f.claimed_at_ms FROM _smithers_cron_fires f "
-            "CROSS JOIN _smithers_cron c ON c.cron_id = f.cron_id "
-            "WHERE f.outcome = 'claimed' AND f.claimed_at_ms <= ? AND c.workflow_path = ? ORDER BY f.claimed_at_ms LIMIT ?",
+            "CROSS JOIN _smithers_cron c WHERE c.cron_id = f.cron_id "
+            "AND f.outcome = 'claimed' AND f.claimed_at_ms <= ? AND c.workflow_path = ? ORDER BY f.claimed_at_ms LIMIT ?",
             (before_ms, TARGET + workflow, limit),
         )
     )
@@ -203,7 +210,8 @@ def fail(connection: Session, cron_id: str, expected_ms: int | None, retry_ms: i
     """Have a schedule try again at a moment, and show why; only the error if somebody has changed it meanwhile."""
     connection.execute(
         "UPDATE _smithers_cron SET error_json = ?, "
-        "next_run_at_ms = CASE WHEN next_run_at_ms IS ? THEN ? ELSE next_run_at_ms END WHERE cron_id = ? AND enabled = 1",
+        "next_run_at_ms = CASE WHEN next_run_at_ms IS NOT DISTINCT FROM ? THEN ? ELSE next_run_at_ms END "
+        "WHERE cron_id = ? AND enabled = 1",
         (error_json, expected_ms, retry_ms, cron_id),
     )
 

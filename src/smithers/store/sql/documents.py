@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from smithers.store.interface import SqlValue
+from smithers.store.sql.locks import lock_name
 from smithers.store.sql.session import Session
 
 
@@ -22,6 +23,11 @@ class DocRow(NamedTuple):
 
 
 _DOC = ", ".join(DocRow._fields)
+
+
+def lock(connection: Session) -> None:
+    """Have no other job change documents until this one is committed: for those that decide from what is stored."""
+    lock_name(connection, "documents")
 
 
 def get(connection: Session, path: str) -> DocRow | None:
@@ -56,8 +62,8 @@ def page_sql(
     if not include_deleted:
         where.append("deleted_at_ms IS NULL")
     if kinds:
-        # with several kinds the index of one kind would have to be sorted: the sign keeps the planner from it
-        where.append("kind = ?" if len(kinds) == 1 else f"+kind IN ({', '.join('?' for _ in kinds)})")
+        # with several kinds the index of one kind would have to be sorted: the function keeps the planner from it
+        where.append("kind = ?" if len(kinds) == 1 else f"coalesce(kind, '') IN ({', '.join('?' for _ in kinds)})")
         parameters += kinds
     if updated_after_ms is not None:
         where.append("updated_at_ms > ?")

@@ -6,11 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from smithers.events import EventRow
-from smithers.store.sql import reads
+from smithers.store.sql import reads, wakeups
 from smithers.store.sql.session import Session
 
 _EVENT = ", ".join(EventRow._fields)
 _LIVE = "('running', 'waiting-approval', 'waiting-event', 'waiting-timer', 'waiting-quota', 'paused')"
+_ENDED_AGAIN = """
+SELECT run_id, next_seq, finished_at_ms FROM _smithers_runs WHERE finished_at_ms >= ? AND epoch > 1
+AND coalesce(runtime_owner_id, '') NOT LIKE 'mirror:%' ORDER BY finished_at_ms DESC LIMIT ?
+"""
+"""A run that had ended before has been claimed since, so its epoch is not the first; most runs have no other."""
 _TERMINAL = frozenset({"finished", "failed", "cancelled", "continued"})
 
 
@@ -42,7 +47,8 @@ class Growth(NamedTuple):
         gone: runs that were asked for and are not there any more.
         elsewhere: runs that other processes drive.
         newest_ms: when the newest run was made.
-        wakeup: the newest wake-up.
+        wakeup: the cursor to read wake-ups on from.
+        newest_end_ms: when the newest end was of a run that somebody had taken over.
     """
 
     heads: dict[str, Head]
@@ -50,6 +56,7 @@ class Growth(NamedTuple):
     elsewhere: list[str]
     newest_ms: int
     wakeup: int
+    newest_end_ms: int = 0
 
 
 def live_heads(connection: Session) -> dict[str, int]:
@@ -67,16 +74,19 @@ def growth(
     ask: Iterable[str],
     known: Mapping[str, int] | None,
     limit: int,
+    ended_since_ms: int | None = None,
 ) -> Growth:
     """Which logs may have grown.
 
     Runs that another process drives, that were made since a moment, that were woken, and that are asked for; with
+    `ended_since_ms` also those that were taken over, by a resume for example, and have ended since that moment; with
     `known` also every run whose log goes further than it says.
     """
     heads: dict[str, Head] = {}
     rows = connection.execute(
-        "SELECT run_id, next_seq FROM _smithers_runs WHERE status = 'running' AND runtime_owner_id IS NOT ? "
-        "AND coalesce(runtime_owner_id, '') NOT LIKE 'mirror:%' ORDER BY created_at_ms DESC LIMIT ?",
+        "SELECT run_id, next_seq FROM _smithers_runs WHERE status = 'running' "
+        "AND (runtime_owner_id IS NULL OR (runtime_owner_id <> ? AND runtime_owner_id NOT LIKE 'mirror:%')) "
+        "ORDER BY created_at_ms DESC, run_id DESC LIMIT ?",
         (owner, limit),
     )
     for run_id, next_seq in rows:
@@ -85,14 +95,20 @@ def growth(
     newest = since_ms
     rows = connection.execute(
         "SELECT run_id, next_seq, status, created_at_ms FROM _smithers_runs WHERE created_at_ms >= ? "
-        "AND coalesce(runtime_owner_id, '') NOT LIKE 'mirror:%' ORDER BY created_at_ms DESC LIMIT ?",
+        "AND coalesce(runtime_owner_id, '') NOT LIKE 'mirror:%' ORDER BY created_at_ms DESC, run_id DESC LIMIT ?",
         (since_ms, limit),
     )
     for run_id, next_seq, status, created_ms in rows:
         heads[str(run_id)] = Head(int(next_seq), status in _TERMINAL)
         newest = max(newest, int(created_ms))
-    woken = reads.wakeups(connection, wakeup)
-    wanted = {*ask, *(run_id for _, run_id in woken)}
+    newest_end = ended_since_ms or 0
+    if ended_since_ms is not None:
+        rows = connection.execute(_ENDED_AGAIN, (ended_since_ms, limit))
+        for run_id, next_seq, ended_ms in rows:
+            heads[str(run_id)] = Head(int(next_seq), True)
+            newest_end = max(newest_end, int(ended_ms))
+    woken = wakeups.read_on(connection, wakeup)
+    wanted = {*ask, *woken.run_ids}
     if known is not None:
         live = live_heads(connection)
         heads |= {run_id: Head(n, False) for run_id, n in live.items() if n > known.get(run_id, -1)}
@@ -104,7 +120,7 @@ def growth(
             gone.append(run_id)
         else:
             heads[run_id] = found
-    return Growth(heads, gone, elsewhere, newest, woken[-1][0] if woken else wakeup)
+    return Growth(heads, gone, elsewhere, newest, woken.cursor, newest_end)
 
 
 def log_pages(

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from smithers.store.interface import ApprovalRow, HumanRow, RunRow
 from smithers.store.sql import reads
+from smithers.store.sql.locks import lock_run
 from smithers.store.sql.session import Session
 
 MAX_CHILDREN = 10_000
 ENDED = ("finished", "failed", "cancelled")
+TERMINAL = (*ENDED, "continued")
 
 
 def is_child(run_id: str, parent_run_id: str | None) -> bool:
@@ -18,18 +20,22 @@ def is_child(run_id: str, parent_run_id: str | None) -> bool:
     return parent_run_id is not None and run_id.startswith(f"{parent_run_id}:child:")
 
 
-def descendants(connection: Session, run_id: str) -> list[RunRow]:
-    """The runs below a run that have not ended; parents before their children."""
+def descendants(connection: Session, run_id: str, *, is_locking: bool = False) -> list[RunRow]:
+    """The runs below a run that have not ended; parents before their children. With `is_locking`, in a write job, they
+    stay as they are, and no run is launched below them, until it is committed."""
     found: list[RunRow] = []
     todo = [reads.run(connection, run_id)]
     while todo:
         above = todo.pop()
+        if is_locking:
+            lock_run(connection, above.run_id)
+            above = reads.run(connection, above.run_id)
+        if above.run_id != run_id and above.status not in TERMINAL:
+            found.append(above)
         heir = reads.successor(connection, above.run_id) if above.status == "continued" else None
         for run in reads.runs(connection, (), MAX_CHILDREN, parent=above.run_id):
             if run.status not in ENDED and (run.run_id == heir or is_child(run.run_id, above.run_id)):
                 todo.append(run)
-                if run.status != "continued":
-                    found.append(run)
     return found
 
 

@@ -9,6 +9,7 @@ from smithers.events import EventRow
 from smithers.store.interface import ApprovalRow, NodeRow, RunRow, SqlValue
 from smithers.store.sql import reads
 from smithers.store.sql import statements as sql
+from smithers.store.sql.locks import lock_run
 from smithers.store.sql.session import Session
 
 MIRROR_OF = "mirrorOf"
@@ -70,55 +71,55 @@ def _write_run(connection: Session, found: Snapshot, place: str, owner: str) -> 
     """False for a run that is not mirrored from there."""
     run = found.run
     next_seq = found.events[-1].seq + 1 if found.events else 0
-    stored = connection.execute(
-        _RUN,
-        (
-            run.run_id,
-            run.parent_run_id,
-            run.workflow_name,
-            run.workflow_path,
-            run.workflow_hash,
-            run.status,
-            run.created_at_ms,
-            run.started_at_ms,
-            run.finished_at_ms,
-            owner if run.status == "running" else None,
-            run.epoch,
-            run.frame_no,
-            next_seq,
-            run.cancel_requested_at_ms,
-            run.cancel_request_source,
-            run.error_json,
-            place,
-        ),
-    ).fetchone()
-    return stored is not None
+    state: tuple[SqlValue, ...] = (
+        run.status,
+        run.started_at_ms,
+        run.finished_at_ms,
+        owner if run.status == "running" else None,
+        run.epoch,
+        run.frame_no,
+        run.cancel_requested_at_ms,
+        run.cancel_request_source,
+        run.error_json,
+    )
+    lock_run(connection, run.run_id)
+    is_there, stored_place = place_of(connection, run.run_id)
+    if is_there:
+        if stored_place != place:
+            return False
+        connection.execute(_AGAIN, (*state, next_seq, next_seq, run.run_id))
+        return True
+    made = (run.run_id, run.parent_run_id, run.workflow_name, run.workflow_path, run.workflow_hash, run.created_at_ms)
+    return connection.execute(_RUN, (*made, *state, next_seq)).fetchone() is not None
 
 
 def _node(run_id: str, n: NodeRow) -> tuple[SqlValue, ...]:
     place = (run_id, n.node_id, n.iteration)
     return (
-        *place, n.state, n.last_attempt, n.updated_at_ms, n.frame_no, n.output_seq, n.output_table, n.label, n.loop_id
+        *place, n.state, n.last_attempt, n.updated_at_ms, n.frame_no, n.output_seq, n.output_table, n.label, n.loop_id,
+        n.frame_no, None if n.state == "pending" else n.frame_no,
     )  # fmt: skip
 
 
 def _approval(run_id: str, a: ApprovalRow) -> tuple[SqlValue, ...]:
     decided = (a.decided_at_ms, a.note, a.decided_by, a.request_json, a.decision_json, a.auto_approved)
-    return (run_id, a.node_id, a.iteration, a.status, a.workflow_name, a.requested_at_ms, *decided)
+    frames = (0, None if a.decided_at_ms is None else 0)
+    return (run_id, a.node_id, a.iteration, a.status, a.workflow_name, a.requested_at_ms, *decided, *frames)
 
 
 _RUN = """
-INSERT INTO _smithers_runs (run_id, parent_run_id, workflow_name, workflow_path, workflow_hash, status, created_at_ms,
-    started_at_ms, finished_at_ms, runtime_owner_id, epoch, frame_no, next_seq, cancel_requested_at_ms,
-    cancel_request_source, error_json)
+INSERT INTO _smithers_runs (run_id, parent_run_id, workflow_name, workflow_path, workflow_hash, created_at_ms, status,
+    started_at_ms, finished_at_ms, runtime_owner_id, epoch, frame_no, cancel_requested_at_ms, cancel_request_source,
+    error_json, next_seq)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (run_id) DO UPDATE SET
-    status = excluded.status, started_at_ms = excluded.started_at_ms, finished_at_ms = excluded.finished_at_ms,
-    runtime_owner_id = excluded.runtime_owner_id, epoch = excluded.epoch, frame_no = excluded.frame_no,
-    next_seq = max(next_seq, excluded.next_seq), cancel_requested_at_ms = excluded.cancel_requested_at_ms,
-    cancel_request_source = excluded.cancel_request_source, error_json = excluded.error_json
-WHERE (SELECT json_extract(config_json, '$.mirrorOf') FROM _smithers_run_specs s WHERE s.run_id = excluded.run_id) = ?
-RETURNING run_id
+ON CONFLICT DO NOTHING RETURNING run_id
+"""
+
+_AGAIN = """
+UPDATE _smithers_runs SET status = ?, started_at_ms = ?, finished_at_ms = ?, runtime_owner_id = ?, epoch = ?, frame_no = ?,
+    cancel_requested_at_ms = ?, cancel_request_source = ?, error_json = ?,
+    next_seq = CASE WHEN next_seq < ? THEN ? ELSE next_seq END
+WHERE run_id = ?
 """
 
 _SPEC = """
@@ -128,15 +129,18 @@ VALUES (?, '{}', ?, ?, ?, ?, ?, ?)
 ON CONFLICT (run_id) DO UPDATE SET config_json = excluded.config_json
 """
 
-_EVENT = sql.EVENT.replace("INSERT INTO", "INSERT OR IGNORE INTO")
+_EVENT = sql.EVENT + "ON CONFLICT DO NOTHING"
 
 
 def place_of(connection: Session, run_id: str) -> tuple[bool, str | None]:
     """Whether a run is stored here, and the database that it lives in, if that is another one."""
-    row = connection.execute(
-        "SELECT json_extract(config_json, '$.mirrorOf') FROM _smithers_run_specs WHERE run_id = ?", (run_id,)
-    ).fetchone()
-    return row is not None, None if row is None or row[0] is None else str(row[0])
+    row = connection.execute("SELECT config_json FROM _smithers_run_specs WHERE run_id = ?", (run_id,)).fetchone()
+    return row is not None, None if row is None else _place_in(row[0])
+
+
+def _place_in(config_json: str) -> str | None:
+    place = json.loads(config_json).get(MIRROR_OF) if MIRROR_OF in config_json else None
+    return None if place is None else str(place)
 
 
 def last_seq(connection: Session, run_id: str) -> int:
@@ -148,8 +152,8 @@ def last_seq(connection: Session, run_id: str) -> int:
 def places(connection: Session) -> list[str]:
     """The databases that runs which have not ended are mirrored from."""
     rows = connection.execute(
-        "SELECT DISTINCT json_extract(s.config_json, '$.mirrorOf') FROM _smithers_runs r "
-        "JOIN _smithers_run_specs s USING (run_id) WHERE r.status NOT IN ('finished', 'failed', 'cancelled', 'continued') "
-        "AND json_extract(s.config_json, '$.mirrorOf') IS NOT NULL"
+        "SELECT s.config_json FROM _smithers_runs r JOIN _smithers_run_specs s USING (run_id) "
+        "WHERE r.status NOT IN ('finished', 'failed', 'cancelled', 'continued') AND s.config_json LIKE ?",
+        (f"%{MIRROR_OF}%",),
     )
-    return [str(row[0]) for row in rows]
+    return sorted({place for (config,) in rows if (place := _place_in(config)) is not None})

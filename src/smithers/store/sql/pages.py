@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ def run_page(
         where.append(f"r.status IN ({', '.join('?' for _ in statuses)})")
         parameters += statuses
     if workflow is not None:
-        where.append("(r.workflow_name = ? OR json_extract(s.config_json, '$.gatewayWorkflowKey') = ?)")
+        where.append("(r.workflow_name = ? OR s.workflow_key = ?)")
         parameters += [workflow, workflow]
     text = f"SELECT {_RUN}, s.config_json FROM _smithers_runs r JOIN _smithers_run_specs s USING (run_id)"
     if where:
@@ -109,25 +110,56 @@ def open_approvals(connection: Session) -> list[OpenApproval]:
 def waiting_for(connection: Session, signal: str, correlation_id: str | None) -> list[str]:
     """Runs with a node that waits for a signal of this name and correlation id (None for none)."""
     rows = connection.execute(
-        "SELECT DISTINCT n.run_id FROM _smithers_runs r JOIN _smithers_nodes n USING (run_id) "
+        "SELECT n.run_id, a.meta_json FROM _smithers_runs r JOIN _smithers_nodes n USING (run_id) "
         "JOIN _smithers_attempts a ON a.run_id = n.run_id AND a.node_id = n.node_id AND a.iteration = n.iteration "
         "WHERE r.status NOT IN ('finished', 'failed', 'cancelled', 'continued') AND n.state = 'waiting-event' "
-        "AND a.finished_at_ms IS NULL AND json_extract(a.meta_json, '$.waitForEvent.signalName') = ? "
-        "AND json_extract(a.meta_json, '$.waitForEvent.correlationId') IS ?",
-        (signal, correlation_id),
+        "AND a.finished_at_ms IS NULL AND a.meta_json LIKE ? ESCAPE '!'",
+        (f"%{_like(signal)}%",),
     )
-    return [str(row[0]) for row in rows]
+    wanted = (signal, correlation_id)
+    return list(dict.fromkeys(str(run_id) for run_id, meta in rows if _awaited(meta) == wanted))
+
+
+def _like(name: str) -> str:
+    """A pattern that every JSON text matches that holds this string; all do if it may be written in several ways."""
+    if not (name.isascii() and name.isprintable()):
+        return ""
+    text = json.dumps(name)
+    for sign in "!%_":
+        text = text.replace(sign, f"!{sign}")
+    return text
+
+
+def _awaited(meta_json: str) -> tuple[object, object] | None:
+    wait = json.loads(meta_json).get("waitForEvent")
+    return (wait.get("signalName"), wait.get("correlationId")) if isinstance(wait, dict) else None
 
 
 def gauges(connection: Session) -> dict[str, int]:
-    """What is going on now: live runs, nodes at work in them, open approvals, pending timers."""
+    """What is going on now: live runs, nodes at work in them, open approvals, pending timers, runs that wait for room, and
+    waits that hold nothing up."""
     text = (
         "SELECT (SELECT count(*) FROM _smithers_runs WHERE status = 'running'), "
         "(SELECT count(*) FROM _smithers_runs r JOIN _smithers_nodes n USING (run_id) "
         "WHERE r.status = 'running' AND n.state = 'in-progress'), "
         "(SELECT count(*) FROM _smithers_approvals WHERE status = 'requested'), "
-        "(SELECT count(*) FROM _smithers_timers WHERE kind = 'timer')"
+        "(SELECT count(*) FROM _smithers_timers WHERE kind = 'timer'), "
+        "(SELECT count(*) FROM _smithers_runs WHERE status = 'waiting-quota' AND frame_no = 0), "
+        "(SELECT count(*) FROM _smithers_approvals WHERE status = 'requested' AND request_json LIKE ?), "
+        "(SELECT count(*) FROM _smithers_runs r JOIN _smithers_nodes n USING (run_id) JOIN _smithers_attempts a "
+        "ON a.run_id = n.run_id AND a.node_id = n.node_id AND a.iteration = n.iteration "
+        "WHERE r.status IN ('running', 'waiting-event', 'waiting-approval', 'waiting-timer') "
+        "AND n.state = 'waiting-event' AND a.finished_at_ms IS NULL AND a.meta_json LIKE ?)"
     )
-    row = connection.execute(text).fetchall()[0]
-    names = ("smithers.runs.active", "smithers.nodes.active", "smithers.approval.pending", "smithers.timers.pending")
+    is_async = '%"waitAsync":true%'
+    row = connection.execute(text, (is_async, is_async)).fetchall()[0]
+    names = (
+        "smithers.runs.active",
+        "smithers.nodes.active",
+        "smithers.approval.pending",
+        "smithers.timers.pending",
+        "smithers.scheduler.queue_depth",
+        "smithers.external_wait.async_pending|kind=approval",
+        "smithers.external_wait.async_pending|kind=event",
+    )
     return {name: value if isinstance(value, int) else 0 for name, value in zip(names, row, strict=True)}

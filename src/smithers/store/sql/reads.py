@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Sequence
+
+from pydantic_core import from_json
 
 from smithers.errors import RunNotFound
 from smithers.events import EventRow
@@ -23,6 +24,7 @@ from smithers.store.interface import (
     TimerRow,
 )
 from smithers.store.sql.session import Session as Session
+from smithers.store.sql.tables import as_encoded, columns_of
 
 _RUN = ", ".join(RunRow._fields)
 _NODE = ", ".join(NodeRow._fields)
@@ -121,11 +123,10 @@ def log_page(connection: Session, run_id: str, after: int, limit: int) -> tuple[
 def successor(connection: Session, run_id: str) -> str | None:
     """The run that goes on for a continued one, None if it was not continued."""
     row = connection.execute(
-        "SELECT json_extract(payload, '$.newRunId') FROM _smithers_events "
-        "WHERE run_id = ? AND type = 'RunContinuedAsNew' ORDER BY seq DESC LIMIT 1",
+        "SELECT payload FROM _smithers_events WHERE run_id = ? AND type = 'RunContinuedAsNew' ORDER BY seq DESC LIMIT 1",
         (run_id,),
     ).fetchone()
-    return None if row is None else str(row[0])
+    return None if row is None else str(from_json(row[0])["newRunId"])
 
 
 def last_seq(connection: Session, run_id: str) -> int:
@@ -206,7 +207,12 @@ def timers(connection: Session, run_id: str) -> list[TimerRow]:
 
 def loops(connection: Session, run_id: str) -> list[LoopRow]:
     """Loop counters of a run."""
-    rows = connection.execute("SELECT ralph_id, iteration, done FROM _smithers_ralph WHERE run_id = ?", (run_id,))
+    rows = connection.execute(
+        "SELECT r.ralph_id, r.iteration, r.done FROM _smithers_ralph r JOIN (SELECT ralph_id, max(frame_no) AS newest "
+        "FROM _smithers_ralph WHERE run_id = ? GROUP BY ralph_id) last ON last.ralph_id = r.ralph_id "
+        "AND last.newest = r.frame_no WHERE r.run_id = ?",
+        (run_id, run_id),
+    )
     return [LoopRow(*row) for row in rows]
 
 
@@ -224,7 +230,7 @@ def output(
     connection: Session, table: str, run_id: str, node_id: str, iteration: int | None
 ) -> tuple[int, dict[str, SqlValue]] | None:
     """A stored output row with its iteration (the newest if None), as raw columns; None when there is none."""
-    columns = [str(row[1]) for row in connection.execute(f'PRAGMA table_info("{table}")')]
+    columns = [*columns_of(connection, table)]
     if not columns:
         return None
     text, parameters = f'SELECT * FROM "{table}" WHERE run_id = ? AND node_id = ?', list[SqlValue]([run_id, node_id])
@@ -234,7 +240,7 @@ def output(
     row = connection.execute(text + " ORDER BY iteration DESC LIMIT 1", parameters).fetchone()
     if row is None:
         return None
-    found: dict[str, SqlValue] = dict(zip(columns, row, strict=True))
+    found: dict[str, SqlValue] = {name: as_encoded(value) for name, value in zip(columns, row, strict=True)}
     number = found["iteration"]
     assert isinstance(number, int)
     return number, {k: v for k, v in found.items() if k not in ("run_id", "node_id", "iteration")}
@@ -246,49 +252,6 @@ def column_kinds(connection: Session, table: str) -> dict[str, str]:
         "SELECT column_name, kind FROM _smithers_output_schema_columns WHERE table_name = ?", (table,)
     )
     return {str(name): str(kind) for name, kind in rows}
-
-
-def wakeups(connection: Session, after: int) -> list[tuple[int, str]]:
-    """Wake-ups above an id: (id, run id)."""
-    return [
-        (int(i), str(r))
-        for i, r in connection.execute("SELECT id, run_id FROM _smithers_wakeups WHERE id > ? ORDER BY id", (after,))
-    ]
-
-
-def last_wakeup(connection: Session) -> int:
-    """The id of the newest wake-up, 0 for none."""
-    row = connection.execute("SELECT max(id) FROM _smithers_wakeups").fetchone()
-    return int(row[0] or 0) if row is not None else 0
-
-
-def next_due(connection: Session) -> int | None:
-    """The earliest moment that any parked run waits for."""
-    row = connection.execute(
-        "SELECT t.due_at_ms FROM _smithers_timers t JOIN _smithers_runs r USING (run_id) "
-        "WHERE r.runtime_owner_id IS NULL AND r.status LIKE 'waiting-%' ORDER BY t.due_at_ms LIMIT 1"
-    ).fetchone()
-    return None if row is None else int(row[0])
-
-
-def due_runs(connection: Session, now_ms: int, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
-    """Parked runs whose moment has come: the first so many that are wanted."""
-    rows = connection.execute(
-        "SELECT DISTINCT t.run_id FROM _smithers_timers t JOIN _smithers_runs r USING (run_id) "
-        "WHERE t.due_at_ms <= ? AND r.runtime_owner_id IS NULL AND r.status LIKE 'waiting-%'",
-        (now_ms,),
-    )
-    return list(islice((run_id for (run_id,) in rows if isinstance(run_id, str) and is_wanted(run_id)), limit))
-
-
-def moved_runs(connection: Session, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
-    """Runs without an owner, parked or given up, for which something has arrived since: the first so many that are wanted."""
-    rows = connection.execute(
-        "SELECT DISTINCT w.run_id FROM _smithers_wakeups w JOIN _smithers_runs r USING (run_id) "
-        "WHERE w.id > r.seen_wakeup AND r.runtime_owner_id IS NULL "
-        "AND (r.status LIKE 'waiting-%' OR r.status = 'running')"
-    )
-    return list(islice((run_id for (run_id,) in rows if isinstance(run_id, str) and is_wanted(run_id)), limit))
 
 
 def cache_entry(connection: Session, key: str) -> tuple[int, str, str] | None:
@@ -320,6 +283,13 @@ def inbox(connection: Session, run_id: str, after_signal: int) -> Inbox:
     )
 
 
+def _signal_of(meta_json: str) -> int | None:
+    """The signal that an attempt to wait has taken."""
+    wait = from_json(meta_json).get("waitForEvent")
+    seq = wait.get("resolvedSignalSeq") if isinstance(wait, dict) else None
+    return seq if isinstance(seq, int) else None
+
+
 def load(connection: Session, run_id: str, tables: Sequence[tuple[TableDef, str]]) -> LoadedRun:
     """Everything that is needed to go on with a run. `tables` with the statement that reads each."""
     row = run(connection, run_id)
@@ -330,7 +300,7 @@ def load(connection: Session, run_id: str, tables: Sequence[tuple[TableDef, str]
         (run_id,),
     )
     consumed = connection.execute(
-        "SELECT node_id, iteration, json_extract(meta_json, '$.waitForEvent.resolvedSignalSeq') FROM _smithers_attempts "
+        "SELECT node_id, iteration, meta_json FROM _smithers_attempts "
         "WHERE run_id = ? AND meta_json LIKE '%resolvedSignalSeq%'",
         (run_id,),
     )
@@ -361,7 +331,7 @@ def load(connection: Session, run_id: str, tables: Sequence[tuple[TableDef, str]
         human_requests(connection, run_id, only_open=False),
         [AttemptRow(*r) for r in open_attempts],
         {(str(n), int(i)): int(c) for n, i, c in failures},
-        {(str(n), int(i)): int(s) for n, i, s in consumed if s is not None},
+        {(str(n), int(i)): s for n, i, meta in consumed if (s := _signal_of(meta)) is not None},
         {(str(n), int(i)): str(e) for n, i, e in errors},
         {(str(n), int(i)): str(d) for n, i, d in checkpoints},
         {table.key: [tuple(r) for r in connection.execute(text, (run_id,))] for table, text in tables},

@@ -15,13 +15,16 @@ from typing import Final, NamedTuple
 from smithers.errors import RunNotFound
 from smithers.events import EventRow
 from smithers.store.interface import ApprovalRow, AttemptRow, HumanRow, NodeRow, RunRow, SqlValue
-from smithers.store.sql.session import Session
+from smithers.store.sql.session import Dialect, Session, dialect_of
 
 _ATTEMPT = ", ".join(AttemptRow._fields)
 _EVENT = ", ".join(EventRow._fields)
 _NODE = ", ".join(NodeRow._fields)
 _LIVE = "r.status NOT IN ('finished', 'failed', 'cancelled', 'continued')"
-_LISTED = "s.config_json, s.workflow_key, s.listed_as, s.is_system, s.started_by_json"
+_LISTED = (
+    "s.config_json, s.workflow_key, s.listed_as, s.is_system, s.started_by_json, "
+    "s.hijack_requested_at_ms, s.hijack_target, s.resumed_by_json"
+)
 _WIDTH = len(RunRow._fields)
 
 
@@ -43,7 +46,7 @@ _SPEC: Final = f"SELECT {_LISTED} FROM _smithers_run_specs s WHERE run_id = ?"
 
 
 class ListedRun(NamedTuple):
-    """A run with what was stored of it at its launch."""
+    """A run with what was stored of it at its launch, and what has been asked of it since."""
 
     run: RunRow
     config_json: str
@@ -51,6 +54,9 @@ class ListedRun(NamedTuple):
     listed_as: str
     is_system: int
     started_by_json: str | None
+    hijack_requested_at_ms: int | None = None
+    hijack_target: str | None = None
+    resumed_by_json: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +282,10 @@ def attempts_of_node(
 # ── approvals ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_NODES: Final = "_smithers_nodes n"
+_ITS_NODE: Final = "n.run_id = a.run_id AND n.node_id = a.node_id AND n.iteration = a.iteration"
+
+
 class Pending(NamedTuple):
     """Something that a person has to decide or answer, with what its list shows of its run."""
 
@@ -306,12 +316,12 @@ def pending_sql(
     A node that waits for approval has either kind of request: an approval's own, or that of a human task.
     """
     if kind is ApprovalRow:
-        table, is_open, join = "_smithers_approvals", "a.status = 'requested'", "LEFT JOIN"
+        table, is_open, node = "_smithers_approvals", "a.status = 'requested'", f"LEFT JOIN {_NODES} ON {_ITS_NODE}"
     else:
-        table, is_open, join = "_smithers_human_requests", "a.status = 'pending'", "CROSS JOIN"
-    where, parameters = [is_open, _LIVE], list[SqlValue]()
+        table, is_open, node = "_smithers_human_requests", "a.status = 'pending'", f"CROSS JOIN {_NODES}"
+    where, parameters = ["r.run_id = a.run_id", "s.run_id = a.run_id", is_open, _LIVE], list[SqlValue]()
     if kind is HumanRow:
-        where.append("n.state = 'waiting-approval'")
+        where += [_ITS_NODE, "n.state = 'waiting-approval'"]
     if run_id is not None:
         where.append("a.run_id = ?")
         parameters.append(run_id)
@@ -322,8 +332,7 @@ def pending_sql(
     columns = ", ".join(f"a.{name}" for name in kind._fields)
     text = (
         f"SELECT {columns}, n.label, r.workflow_name, s.workflow_key, s.listed_as FROM {table} a "
-        "CROSS JOIN _smithers_runs r ON r.run_id = a.run_id CROSS JOIN _smithers_run_specs s ON s.run_id = a.run_id "
-        f"{join} _smithers_nodes n ON n.run_id = a.run_id AND n.node_id = a.node_id AND n.iteration = a.iteration "
+        f"CROSS JOIN _smithers_runs r CROSS JOIN _smithers_run_specs s {node} "
         f"WHERE {' AND '.join(where)} ORDER BY a.requested_at_ms LIMIT ?"
     )
     return text, parameters
@@ -332,14 +341,30 @@ def pending_sql(
 # ── the schema ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_DEFINITIONS: Final[dict[Dialect, str]] = {
+    "sqlite": "SELECT tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY tbl_name, type, name",
+    # columns in their order, then indexes by name
+    "postgres": """
+        SELECT c.relname, d.text
+        FROM pg_class c JOIN (
+            SELECT attrelid AS id, 1 AS part, lpad(attnum::text, 5, '0') AS name,
+                   concat_ws(' ', attname, format_type(atttypid, atttypmod), CASE WHEN attnotnull THEN 'NOT NULL' END) AS text
+            FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped
+            UNION ALL
+            SELECT x.indrelid, 2, i.relname::text, pg_get_indexdef(x.indexrelid)
+            FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+        ) d ON d.id = c.oid
+        WHERE c.relkind = 'r' AND c.relnamespace = current_schema()::regnamespace
+        ORDER BY c.relname COLLATE "C", d.part, d.name COLLATE "C"
+    """,
+}
+
+
 def schema(connection: Session) -> tuple[str, dict[str, str]]:
     """The newest migration's id, and a hash of each table's definition with its indexes."""
     newest = connection.execute("SELECT max(id) FROM _smithers_schema_migrations").fetchone()
     parts: dict[str, list[str]] = {}
-    rows = connection.execute(
-        "SELECT tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY tbl_name, type, name"
-    )
-    for table, text in rows:
+    for table, text in connection.execute(_DEFINITIONS[dialect_of(connection)]):
         parts.setdefault(str(table), []).append(str(text))
     hashes = {table: hashlib.sha256("\n".join(texts).encode()).hexdigest() for table, texts in parts.items()}
     return "0000" if newest is None or newest[0] is None else str(newest[0]), hashes

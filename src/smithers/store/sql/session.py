@@ -6,7 +6,7 @@ A session of SQLite is the driver's own connection, because its methods have the
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 from smithers.store.interface import SqlValue
 
@@ -16,6 +16,9 @@ Dialect = Literal["sqlite", "postgres"]
 
 Row = tuple[Any, ...]
 """A row as the database gives it; whoever asks for columns knows their types."""
+
+SILENT: Final = "/* silent */"
+"""Stands in a statement whose changes nobody waits for, such as signs of life: PostgreSQL's wakes no other process."""
 
 
 class Rows(Protocol):
@@ -52,6 +55,12 @@ class Session(Executor, Protocol):
     def cursor(self) -> Executor:
         """What runs several statements one after the other, each of whose rows are read before the next is run."""
         ...
+
+
+def dialect_of(session: Session) -> Dialect:
+    """The database that a session belongs to. SQLite's is the driver's own connection, which does not say."""
+    found: Dialect = getattr(session, "dialect", "sqlite")
+    return found
 
 
 class Database(Protocol):

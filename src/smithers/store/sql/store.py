@@ -23,6 +23,7 @@ from smithers.store.sql import calls, control, reads
 from smithers.store.sql.commit import write_step
 from smithers.store.sql.session import Database, Dialect, Session
 from smithers.store.sql.tables import ensure_table, select_sql
+from smithers.store.sql.timed import Timed
 
 T = TypeVar("T")
 
@@ -40,6 +41,13 @@ class SqlStore:
         self.read = database.read
         self.aread = database.aread
         self.watch: Callable[[Callable[[], None]], Callable[[], None]] = database.watch
+
+    def time(self, told: Callable[[str, float], None]) -> None:
+        """From now on tell how long each query and each transaction takes, as its caller sees it: `db.query_ms` or
+        `db.transaction_ms`, and the milliseconds. Called in whichever thread.
+        """
+        timed = Timed(self._database, told)
+        self.write, self.awrite, self.read, self.aread = timed.write, timed.awrite, timed.read, timed.aread
 
     def close(self) -> None:
         """Give this reference to the database up."""
@@ -71,9 +79,12 @@ class SqlStore:
         expect_epoch: int,
         events: Sequence[EventDraft],
         keeps_pause: bool = True,
+        resumed_by_json: str | None = None,
     ) -> int | None:
         """See `Store.claim`."""
-        return await self.awrite(lambda c: control.claim(c, run_id, owner, now_ms, expect_epoch, events, keeps_pause))
+        return await self.awrite(
+            lambda c: control.claim(c, run_id, owner, now_ms, expect_epoch, events, keeps_pause, resumed_by_json)
+        )
 
     async def commit(self, step: Step) -> Committed:
         """See `Store.commit`."""

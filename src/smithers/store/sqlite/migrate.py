@@ -1,46 +1,17 @@
-"""Brings a database's schema up to date: numbered `.sql` files, each applied once, in order, in its own transaction.
+"""Brings a SQLite file's schema up to date: what `../sql/migrations.py` reads, each step in its own transaction.
 
-A file is named `NNNN_what.sql`. A first line `-- destructive` records that it drops or rewrites data, and has foreign
-keys checked before it commits. The files themselves are in `migrations/`.
+A destructive step has foreign keys checked before it commits. The files themselves are in `migrations/`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
-from functools import cache
-from importlib.resources import files
 from importlib.resources.abc import Traversable
 
 import apsw
 
-from smithers.errors import MigrationRequired, StorageError
-from smithers.records import dataclass
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS _smithers_schema_migrations (
-    id TEXT NOT NULL PRIMARY KEY,
-    name TEXT NOT NULL,
-    applied_at_ms INTEGER NOT NULL,
-    checksum TEXT,
-    destructive INTEGER NOT NULL,
-    details_json TEXT
-) STRICT, WITHOUT ROWID
-"""
-
-_FILE_NAME = re.compile(r"(\d{4})_(\w+)\.sql")
-
-
-@dataclass(frozen=True)
-class Migration:
-    """One step of the schema."""
-
-    id: str
-    name: str
-    sql: str
-    checksum: str
-    is_destructive: bool
+from smithers.errors import StorageError
+from smithers.store.sql.migrations import APPLIED, RECORD, TABLE, Migration, built_in, load, missing
 
 
 def migrate(connection: apsw.Connection, folder: Traversable | None = None) -> None:
@@ -52,14 +23,14 @@ def migrate(connection: apsw.Connection, folder: Traversable | None = None) -> N
         MigrationRequired: the database has steps that this version does not know.
         StorageError: a step was changed after it had been applied here, or fails.
     """
-    steps = _built_in() if folder is None else load(folder)
-    if not (missing := _missing(connection, steps)):
+    steps = built_in() if folder is None else load(folder)
+    if not (found := missing(steps, _applied(connection))):
         return
     connection.execute("PRAGMA foreign_keys=OFF")
-    for step in missing:
+    for step in found:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if step in _missing(connection, steps):  # another process may have been faster
+            if step in missing(steps, _applied(connection)):  # another process may have been faster
                 _apply(connection, step)
             connection.execute("COMMIT")
         except BaseException:
@@ -68,54 +39,9 @@ def migrate(connection: apsw.Connection, folder: Traversable | None = None) -> N
             raise
 
 
-def load(folder: Traversable) -> tuple[Migration, ...]:
-    """The steps in a folder, in order. Raises StorageError if two have one number, or one is misnamed."""
-    steps: dict[str, Migration] = {}
-    for file in folder.iterdir():
-        if not file.name.endswith(".sql"):
-            continue
-        match = _FILE_NAME.fullmatch(file.name)
-        if match is None or match[1] in steps:
-            raise StorageError(f"migration {file.name!r} is not named NNNN_what.sql with a number of its own")
-        sql = file.read_text(encoding="utf-8").replace("\r\n", "\n")
-        steps[match[1]] = Migration(
-            id=match[1],
-            name=match[2],
-            sql=sql,
-            checksum=hashlib.sha256(sql.encode()).hexdigest(),
-            is_destructive=sql.startswith("-- destructive"),
-        )
-    return tuple(steps[id] for id in sorted(steps))
-
-
-@cache
-def _built_in() -> tuple[Migration, ...]:
-    return load(files("smithers.store.sqlite") / "migrations")
-
-
-def _missing(connection: apsw.Connection, steps: tuple[Migration, ...]) -> list[Migration]:
-    applied = _applied(connection)
-    known = {step.id for step in steps}
-    if unknown := sorted(applied.keys() - known):
-        raise MigrationRequired(
-            f"this database was written by a newer version of smithers (schema step {unknown[-1]}); "
-            "upgrade smithers to open it",
-            {"unknown": unknown},
-        )
-    for step in steps:
-        if step.id in applied and applied[step.id] != step.checksum:
-            raise StorageError(
-                f"migration {step.id}_{step.name} is not the one that was applied to this database",
-                {"migration": step.id, "applied": applied[step.id], "here": step.checksum},
-            )
-    return [step for step in steps if step.id not in applied]
-
-
 def _applied(connection: apsw.Connection) -> dict[str, str]:
     try:
-        return {
-            str(id): str(sum) for id, sum in connection.execute("SELECT id, checksum FROM _smithers_schema_migrations")
-        }
+        return {str(id): str(checksum) for id, checksum in connection.execute(APPLIED)}
     except apsw.SQLError:
         if connection.table_exists("main", "_smithers_schema_migrations"):
             raise
@@ -123,7 +49,7 @@ def _applied(connection: apsw.Connection) -> dict[str, str]:
 
 
 def _apply(connection: apsw.Connection, step: Migration) -> None:
-    connection.execute(_TABLE)
+    connection.execute(TABLE)
     try:
         connection.execute(step.sql)
     except (apsw.SQLError, apsw.ConstraintError) as exc:
@@ -135,8 +61,7 @@ def _apply(connection: apsw.Connection, step: Migration) -> None:
     if step.is_destructive:
         _check_foreign_keys(connection, step)
     connection.execute(
-        "INSERT INTO _smithers_schema_migrations (id, name, applied_at_ms, checksum, destructive) "
-        "VALUES (?, ?, ?, ?, ?)",
+        RECORD,
         (step.id, step.name, time.time_ns() // 1_000_000, step.checksum, int(step.is_destructive)),
     )
 

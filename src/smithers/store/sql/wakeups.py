@@ -1,0 +1,87 @@
+"""Wake-ups: rows that whoever writes for a run without owning it leaves behind; and which parked runs can go on.
+
+Owners and hosts read on from a cursor. In SQLite, where writes follow one another, it is the last id. PostgreSQL's ids may
+become visible out of order, so there each row carries its transaction, and the cursor is the oldest one that was still open:
+what is read from there has everything that was not visible before, and some rows twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import Final, NamedTuple
+
+from smithers.store.sql.session import Dialect, Session, dialect_of
+
+
+class Woken(NamedTuple):
+    """Runs that were woken, each once, in order; and the cursor to read on from."""
+
+    run_ids: list[str]
+    cursor: int
+
+
+_READ: Final[dict[Dialect, str]] = {
+    "sqlite": "SELECT id, run_id FROM _smithers_wakeups WHERE id > ? ORDER BY id",
+    # rows of later transactions than the newest come from another server, of which this database is a copy
+    "postgres": """
+        SELECT s.oldest, w.run_id FROM (
+            SELECT pg_snapshot_xmin(taken)::text::bigint AS oldest, pg_snapshot_xmax(taken)::text::bigint AS newest
+            FROM (SELECT pg_current_snapshot() AS taken) t
+        ) s LEFT JOIN _smithers_wakeups w ON w.tx >= ? AND w.tx < s.newest ORDER BY w.id
+    """,
+}
+
+_CURSOR: Final[dict[Dialect, str]] = {
+    "sqlite": "SELECT coalesce(max(id), 0) FROM _smithers_wakeups",
+    "postgres": "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint",
+}
+
+MOVED: Final = """
+SELECT r.run_id FROM _smithers_runs r
+WHERE r.run_id IN (SELECT run_id FROM _smithers_wakeups) AND r.runtime_owner_id IS NULL
+  AND (r.status LIKE 'waiting-%' OR r.status = 'running') AND NOT (r.status = 'waiting-quota' AND r.frame_no = 0)
+  AND EXISTS (SELECT 1 FROM _smithers_wakeups w WHERE w.run_id = r.run_id AND w.id > r.seen_wakeup)
+"""
+"""Runs without an owner, parked or given up, for which something has arrived since; those that wait for room are in
+`queue`. PostgreSQL may lock what it gives."""
+
+DUE: Final = """
+SELECT r.run_id FROM _smithers_runs r
+WHERE r.run_id IN (SELECT run_id FROM _smithers_timers WHERE due_at_ms <= ?) AND r.runtime_owner_id IS NULL
+  AND r.status LIKE 'waiting-%'
+"""
+"""Parked runs whose moment has come. PostgreSQL may lock what it gives."""
+
+
+def read_on(connection: Session, cursor: int) -> Woken:
+    """What was woken since a cursor; on PostgreSQL perhaps also shortly before. All of it is in one statement."""
+    rows = connection.execute(_READ[dialect_of(connection)], (cursor,)).fetchall()
+    run_ids = [str(run_id) for _, run_id in rows if run_id is not None]
+    return Woken(list(dict.fromkeys(run_ids)), int(rows[-1][0]) if rows else cursor)
+
+
+def cursor_now(connection: Session) -> int:
+    """The cursor from which only later wake-ups are read."""
+    return int(connection.execute(_CURSOR[dialect_of(connection)]).fetchall()[0][0])
+
+
+def next_due(connection: Session) -> int | None:
+    """The earliest moment that any parked run waits for."""
+    row = connection.execute(
+        "SELECT t.due_at_ms FROM _smithers_timers t JOIN _smithers_runs r USING (run_id) "
+        "WHERE r.runtime_owner_id IS NULL AND r.status LIKE 'waiting-%' ORDER BY t.due_at_ms LIMIT 1"
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def due_runs(connection: Session, now_ms: int, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
+    """Parked runs whose moment has come: the first so many that are wanted."""
+    rows = connection.execute(DUE, (now_ms,))
+    return list(islice((run_id for (run_id,) in rows if is_wanted(run_id)), limit))
+
+
+def moved_runs(connection: Session, limit: int, is_wanted: Callable[[str], bool]) -> list[str]:
+    """Runs without an owner for which something has arrived since: the first so many that are wanted."""
+    rows = connection.execute(MOVED)
+    return list(islice((run_id for (run_id,) in rows if is_wanted(run_id)), limit))
