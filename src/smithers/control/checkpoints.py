@@ -159,7 +159,7 @@ async def _put_back(control: Control, run_id: str, goal: _Goal, *, is_forced: bo
     folder = Path(goal.place.cwd)
 
     def work() -> checkpoints.Restored:
-        repository = checkpoints.open_repository(folder)
+        repository = checkpoints.open_repository(folder, database=control.store.path)
         return checkpoints.restore(
             repository, folder, goal.commit, known=goal.known, is_forced=is_forced, safety_ref=ref
         )

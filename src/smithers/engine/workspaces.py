@@ -82,7 +82,7 @@ class Workspaces:
             try:
                 if not self._is_storing:
                     raise VcsError("checkpoints are turned off here (SMITHERS_CHECKPOINTS)")
-                place = checkpoints.open_repository(folder)
+                place = checkpoints.open_repository(folder, database=self._store.path)
                 if found is not None and found.base_ref is not None:
                     return place
                 ref = checkpoints.checkpoint_ref(run_id, f"base-{cwd}")

@@ -62,15 +62,29 @@ def checkpoint_ref(run_id: str, name: str) -> str:
     return f"{REFS}{_slug(run_id)}/{_slug(name)}"
 
 
-def open_repository(folder: Path) -> Repository:
+def open_repository(folder: Path, *, database: str | None = None) -> Repository:
     """The repository of a folder, with how it stores files. Starts a process.
+
+    Args:
+        database: where the run itself is stored: if that is a file in the working tree, it is no part of the work.
 
     Raises:
         VcsError: it is in none; says how to change that.
         VcsNotFound: git is not installed.
     """
     found = require_repository(folder)
-    return replace(found, habits=habits_of(found.git_dir))
+    ours = "" if database is None or "://" in database else _patterns(found.top, Path(database))
+    return replace(found, habits=habits_of(found.git_dir), excludes=found.excludes + ours)
+
+
+def _patterns(top: Path, database: Path) -> str:
+    """What has git pass over a database and the files beside it, as lines of an exclude file."""
+    try:
+        name = database.resolve().relative_to(top).as_posix()
+    except ValueError:
+        return ""
+    escaped = re.sub(r"([\\*?\[ ])", r"\\\1", name)
+    return "".join(f"\n/{escaped}{ending}" for ending in ("", "-wal", "-shm", "-journal")) + "\n"
 
 
 def take(
