@@ -262,7 +262,8 @@ def errors_page() -> str:
 def _class_codes() -> dict[str, list[type[errors.SmithersError]]]:
     """The classes of the error tree by their codes."""
     found: dict[str, list[type[errors.SmithersError]]] = {}
-    for cls in vars(errors).values():
+    for name in dir(errors):
+        cls: object = getattr(errors, name)
         if inspect.isclass(cls) and issubclass(cls, errors.SmithersError):
             found.setdefault(cls.code, []).append(cls)
     return found

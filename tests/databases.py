@@ -30,12 +30,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     chosen: str | None = metafunc.config.getoption("--db")
     if chosen is None:
-        chosen = "both" if getattr(metafunc.module, "BOTH_DATABASES", False) else "sqlite"
+        chosen = "both" if _says_both(metafunc) else "sqlite"
     if metafunc.definition.get_closest_marker("sqlite") is not None:
         chosen = "sqlite"
     kinds = KINDS if chosen == "both" else (chosen,)
     if kinds != ("sqlite",):
         metafunc.parametrize("db", kinds, indirect=True)
+
+
+def _says_both(metafunc: pytest.Metafunc) -> bool:
+    module = metafunc.definition.getparent(pytest.Module)
+    return module is not None and bool(getattr(module.obj, "BOTH_DATABASES", False))
 
 
 @pytest.fixture

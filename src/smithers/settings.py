@@ -31,6 +31,7 @@ class Settings:
         root_dir: the folder that tasks work in; the current one by default.
         db: the database that the command line works on; found from the current folder by default.
         db_pool: at most so many connections of a process read a PostgreSQL database.
+        ray_address: the Ray cluster that tasks are computed on, `host:port`; else the one that Ray finds, or one of its own.
         api_key: the token of HTTP servers that are given none.
         server_trusts_any_host: whether `start_server` without a token answers requests for and from other hosts.
         serve_trusts_any_host: the same for `create_serve_app`.
@@ -58,6 +59,7 @@ class Settings:
     root_dir: Path | None = None
     db: str | None = field(default=None, repr=False)
     db_pool: int = 8
+    ray_address: str | None = None
     api_key: str | None = field(default=None, repr=False)
     server_trusts_any_host: bool = False
     serve_trusts_any_host: bool = False
@@ -83,8 +85,8 @@ class Settings:
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
         """Settings from `SMITHERS_MAX_AGENTS`, `SMITHERS_SYNC_THREADS`, `SMITHERS_LEASE_MS`, `SMITHERS_HEARTBEAT_MS`,
-        `SMITHERS_DURABILITY`, `SMITHERS_BUSY_TIMEOUT_S`, `SMITHERS_DB`, `SMITHERS_DB_POOL`, `SMITHERS_API_KEY`,
-        `SMITHERS_SERVER_TRUST_ANY_HOST`, `SMITHERS_SERVE_TRUST_ANY_HOST`, `SMITHERS_GATEWAY_TRUST_ANY_HOST`,
+        `SMITHERS_DURABILITY`, `SMITHERS_BUSY_TIMEOUT_S`, `SMITHERS_DB`, `SMITHERS_DB_POOL`, `SMITHERS_RAY_ADDRESS`,
+        `SMITHERS_API_KEY`, `SMITHERS_SERVER_TRUST_ANY_HOST`, `SMITHERS_SERVE_TRUST_ANY_HOST`, `SMITHERS_GATEWAY_TRUST_ANY_HOST`,
         `SMITHERS_GATEWAY_IDLE_MS`, `SMITHERS_TICKETS_DIR`, `SMITHERS_CHECKPOINTS`, `SMITHERS_LOG_FORMAT`, `SMITHERS_LOG_LEVEL`,
         `SMITHERS_OTEL_ENABLED`, OpenTelemetry's `OTEL_EXPORTER_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_HEADERS`,
         `OTEL_SERVICE_NAME` and `OTEL_METRIC_EXPORT_INTERVAL`, and `NO_COLOR` and `TERM` as terminals have them;
@@ -99,6 +101,7 @@ class Settings:
             busy_timeout_s=_number(env, "SMITHERS_BUSY_TIMEOUT_S", 30),
             db=env.get("SMITHERS_DB") or None,
             db_pool=_number(env, "SMITHERS_DB_POOL", 8),
+            ray_address=env.get("SMITHERS_RAY_ADDRESS") or None,
             api_key=env.get("SMITHERS_API_KEY") or None,
             server_trusts_any_host=_is_on(env, "SMITHERS_SERVER_TRUST_ANY_HOST"),
             serve_trusts_any_host=_is_on(env, "SMITHERS_SERVE_TRUST_ANY_HOST"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import pkgutil
 import subprocess
 import sys
 import tomllib
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
 import smithers
+from smithers import errors
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,3 +38,30 @@ def test_what_is_listed_is_what_can_be_imported() -> None:
     assert sorted(smithers.__all__) == smithers.__all__
     assert set(smithers.__all__) <= homes
     assert [name for name in smithers.__all__ if not hasattr(smithers, name)] == []
+
+
+def test_every_error_is_imported_from_one_place_and_those_of_work_only_when_they_are_asked_for() -> None:
+    defined = {
+        name
+        for module in pkgutil.iter_modules(errors.__path__)
+        for name, value in vars(import_module(f"smithers.errors.{module.name}")).items()
+        if isinstance(value, type) and issubclass(value, errors.SmithersError)
+    }
+    listed = {name for name in ERRORS_LISTED if isinstance(getattr(errors, name), type)}
+
+    assert defined <= listed
+    assert not hasattr(errors, "NoSuchError")
+    script = (
+        "import sys, smithers.cli.app; print({f'smithers.errors.{m}' for m in ('work', 'doors')} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "set()"
+
+
+ERRORS_LISTED = {
+    alias.name
+    for node in ast.walk(ast.parse(Path(errors.__file__).read_text(encoding="utf-8")))
+    if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("smithers.errors.")
+    for alias in node.names
+}
+"""What type checkers see."""

@@ -20,14 +20,11 @@ import smithers
 from smithers.cli.output import Format, Output
 from smithers.errors import (
     AuthoringError,
-    CronNotFound,
     Forbidden,
     InvalidInput,
     RunError,
-    ServerInsecureBind,
     SmithersError,
     StoreNotFound,
-    VcsError,
 )
 
 if TYPE_CHECKING:
@@ -161,6 +158,8 @@ def make_group(group: str) -> App:
 
 def exit_code(error: SmithersError) -> int:
     """What a command that ends with this error exits with."""
+    from smithers.errors import CronNotFound, ServerInsecureBind, VcsError  # which are loaded only when they are needed
+
     users = (
         InvalidInput,
         RunError,

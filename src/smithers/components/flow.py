@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 from smithers.components.checks import (
@@ -13,6 +14,7 @@ from smithers.components.checks import (
     snapshot,
 )
 from smithers.components.element import Children, Element, flatten
+from smithers.components.placement import checked_executor, checked_resources
 from smithers.errors import InvalidElement
 
 FailurePolicy = Literal["halt", "quarantine"]
@@ -24,17 +26,32 @@ class Workflow(Element):
     Args:
         name: the workflow's name; must be the same in every render and on resume.
         cache: reuse the result of a task whose inputs have not changed, for every task that does not say otherwise.
+        executor: where functions of tasks are computed that do not say otherwise: `local` or `ray`.
+        resources: what each of them takes up there, unless it says otherwise.
     """
 
     tag: ClassVar[str] = "smithers:workflow"
     name: str = ""
     cache: bool = False
+    executor: str | None = None
+    resources: Mapping[str, float] | None = None
 
-    def __init__(self, name: str, *, cache: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        cache: bool = False,
+        executor: Literal["local", "ray"] | None = None,
+        resources: Mapping[str, float] | None = None,
+    ) -> None:
         d = vars(self)
         d["name"] = checked_id("Workflow", name)
         if cache:
             d["cache"] = checked_flag(f"Workflow {name!r}", "cache", cache)
+        if executor is not None:
+            d["executor"] = checked_executor(f"Workflow {name!r}", executor)
+        if resources is not None:
+            d["resources"] = checked_resources(f"Workflow {name!r}", resources)
 
     def __repr__(self) -> str:
         return f"Workflow({self.name!r})"

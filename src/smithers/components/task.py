@@ -22,6 +22,7 @@ from smithers.components.checks import (
 )
 from smithers.components.element import Children, Element, ElementType, sole
 from smithers.components.outputs import OutputLike
+from smithers.components.placement import checked_executor, checked_resources
 from smithers.errors import AuthoringError, InvalidElement, TaskIdRequired, TaskMissingOutput
 from smithers.records import dataclass
 
@@ -232,6 +233,8 @@ class Task(Leaf):
         fork: go on from a copy of the conversation of the task with this id.
         allow_tools: tool names that a command-line agent may use.
         side_effect: it changes something outside, other than through tools; see `SideEffect`.
+        executor: where a callable is computed: `local`, in this process, or `ray`; that of the `Workflow` by default.
+        resources: what it takes up there: `num_cpus`, `num_gpus`, `memory` in bytes, or names of the cluster's own.
     """
 
     tag: ClassVar[str] = "smithers:task"
@@ -243,6 +246,8 @@ class Task(Leaf):
     max_schema_retries: int = 3
     fork: str | None = None
     allow_tools: tuple[str, ...] | None = None
+    executor: str | None = None
+    resources: Mapping[str, float] | None = None
     child: object = None
 
     def __init__(
@@ -273,6 +278,8 @@ class Task(Leaf):
         fork: str | None = None,
         allow_tools: Iterable[str] | None = None,
         side_effect: SideEffect | Mapping[str, object] | bool = False,
+        executor: Literal["local", "ray"] | None = None,
+        resources: Mapping[str, float] | None = None,
         key: str | None = None,
         label: str | None = None,
         meta: Mapping[str, object] | None = None,
@@ -314,6 +321,10 @@ class Task(Leaf):
         if side_effect is not False:
             given = SideEffect() if side_effect is True else side_effect
             d["side_effect"] = checked_record(where, "side_effect", SideEffect, given)
+        if executor is not None:
+            d["executor"] = checked_executor(where, executor)
+        if resources is not None:
+            d["resources"] = checked_resources(where, resources)
 
     def __getitem__(self, children: Children) -> Self:
         """This task with this work: a prompt, a callable, or a static value."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import field
 from pathlib import Path
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
+from smithers.components.placement import Placement
 from smithers.components.task import Task
 from smithers.components.workflow import first_problem, issues
 from smithers.engine.runtime import TaskRuntime, act_as
 from smithers.errors import InvalidOutput, TaskAborted, TaskHeartbeatTimeout, TaskTimeout
-from smithers.events import EventDraft
+from smithers.events import EventDraft, event
 from smithers.graph.plan import LeafKind, LeafNode
 from smithers.records import dataclass
 from smithers.scheduler.states import NodeState
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from smithers.engine.calls import RunTools
     from smithers.engine.workspaces import Stored, Workspaces
 
+log = logging.getLogger(__name__)
 AGENT_SILENCE_MS = 600_000
 """Longest silence of an agent that does not say otherwise, in milliseconds."""
 BEAT_EVERY_MS = 500
@@ -88,6 +91,7 @@ class AttemptContext:
         deps: looks up what a leaf depends on, by parameter name.
         poke: tells the driver that something is to be written; called in the loop's thread.
         has_checkpoints: whether files that tasks change are stored.
+        ray_address: where tasks with `executor="ray"` are computed.
     """
 
     def __init__(
@@ -101,6 +105,7 @@ class AttemptContext:
         deps: Callable[[LeafNode], dict[str, object]],
         poke: Callable[[], None],
         has_checkpoints: bool = True,
+        ray_address: str | None = None,
     ) -> None:
         self.run_id = run_id
         self.root_dir = root_dir
@@ -109,6 +114,7 @@ class AttemptContext:
         self._chain: ChainState | None = None
         self._workspaces: Workspaces | None = None
         self.has_checkpoints = has_checkpoints
+        self.ray_address = ray_address
         self.now_ms = now_ms
         self.deps = deps
         self.poke = poke
@@ -207,6 +213,12 @@ class _Liveness:
 
     def stop(self) -> None:
         self._handle.cancel()
+
+    def start_again(self) -> None:
+        """After `stop`: count from now."""
+        self.stop()
+        self.beat()
+        self._handle = self._loop.call_later(self._limit, self._check)
 
 
 async def run_attempt(
@@ -316,6 +328,8 @@ async def _work(
     if not callable(function):
         return function
     arguments = arguments_for(function, shared.deps(done.leaf) if done.leaf.depends else {})
+    if done.leaf.placement is not None:
+        return await _elsewhere(shared, runtime, done, done.leaf.placement, (function, *arguments), liveness)
     act_as(runtime)
     try:
         if inspect.iscoroutinefunction(function):
@@ -324,6 +338,42 @@ async def _work(
     except asyncio.CancelledError:
         runtime.abort()
         raise
+
+
+async def _elsewhere(
+    shared: AttemptContext,
+    runtime: TaskRuntime,
+    done: Completion,
+    placement: Placement,
+    work: tuple[Callable[..., object], tuple[object, ...], dict[str, object]],
+    liveness: _Liveness | None,
+) -> object:
+    """Have a function be computed where its placement says. Until it has begun there, it is not silent but waiting."""
+    from smithers.engine.executors.calls import Call, attempt_of, call_elsewhere
+
+    node_id, iteration = done.leaf.key
+
+    def on_wait(wanted: Mapping[str, float], fits: bool) -> None:
+        about: dict[str, object] = {"run_id": shared.run_id, "node_id": node_id, "resources": dict(wanted)}
+        said = "all nodes that have its resources are busy" if fits else "no node of the cluster has its resources"
+        log.warning("task waits for a worker: %s", said, extra=about)
+        fields = {"attempt": done.attempt, "executor": placement.executor, "resources": dict(wanted), "fits": fits}
+        shared.report(event("TaskWaitingForWorker", node_id, iteration, **fields))
+
+    if liveness is not None:
+        liveness.stop()
+    call = Call(
+        function=work[0],
+        positional=work[1],
+        named=work[2],
+        attempt=attempt_of(runtime),
+        placement=placement,
+        ray_address=shared.ray_address,
+        on_start=_nobody if liveness is None else liveness.start_again,
+        on_beat=runtime.on_beat,
+        on_wait=on_wait,
+    )
+    return await call_elsewhere(call)
 
 
 async def _in_thread(

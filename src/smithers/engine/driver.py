@@ -105,6 +105,7 @@ class Driver:
             deps=lambda leaf: self.work.dependencies(leaf),
             poke=self.poke,
             has_checkpoints=engine.settings.has_checkpoints,
+            ray_address=engine.settings.ray_address,
         )
         state.data.root_dir = str(self.shared.root_dir)
         self.desk = WaitDesk(state, engine.clock.now_ms, self._check_history)

@@ -303,7 +303,7 @@ class Engine(Keeper):
             if is_automatic:
                 stale = self.clock.now_ms() - (run.heartbeat_at_ms or run.started_at_ms or 0)
                 events.insert(0, event("RunAutoResumed", lastHeartbeatAtMs=run.heartbeat_at_ms, staleDurationMs=stale))
-            epoch = await self.store.claim(
+            claimed = await self.store.claim(
                 run_id,
                 self.owner,
                 self.clock.now_ms(),
@@ -312,13 +312,15 @@ class Engine(Keeper):
                 keeps_pause=is_automatic,
                 resumed_by_json=None if resumed_by is None else to_json(resumed_by, fallback=str).decode(),
             )
-            if epoch is None:
+            if claimed is None:
                 raise _was_claimed(run_id)
             if gave_up:
-                await self._give_up(run, epoch)
-            # what was written between the read and the claim (a decision, a signal) counts too
-            loaded = await self.store.load(run_id, tables)
-            state = restore(loaded, workflow, tables, self.owner, epoch)
+                await self._give_up(run, claimed.epoch)
+            if claimed.next_seq == run.next_seq + len(events):
+                loaded = replace(loaded, run=claimed)
+            else:  # what was written between the read and the claim (a decision, a signal) counts too
+                loaded = await self.store.load(run_id, tables)
+            state = restore(loaded, workflow, tables, self.owner, claimed.epoch)
             limit = max_concurrency if max_concurrency is not None else int_of(state.config.get("max_concurrency"))
             root = root_dir or text_of(state.config.get("rootDir"))
             options = DriverOptions(limit, root, ToolOptions.of(state.config))

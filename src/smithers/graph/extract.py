@@ -21,7 +21,7 @@ from smithers.components.waits import Signal
 from smithers.components.workflow import SmithersWorkflow
 from smithers.components.worktree import Worktree
 from smithers.errors import DuplicateId, InvalidElement
-from smithers.graph.leaves import depends_of, kind_of, model_of, render_inline
+from smithers.graph.leaves import depends_of, kind_of, model_of, placement_of, render_inline
 from smithers.graph.plan import (
     ContinueNode,
     LeafNode,
@@ -98,6 +98,8 @@ def extract(tree: Workflow, ctx: Context[object], data: RunData, outputs: Output
 class _Extractor:
     def __init__(self, tree: Workflow, ctx: Context[object], data: RunData, outputs: Outputs) -> None:
         self._data = data
+        self._tree = tree
+        self._is_placed = tree.executor is not None
         self._ordinal = 0
         self._scoped: dict[tuple[LoopNode | None, str], PlanNode] = {}
         self._anywhere: dict[str, PlanNode] = {}
@@ -303,6 +305,8 @@ class _Extractor:
             leaf.output = scope.outputs.resolve(element.output, repr(element))
             schema = getattr(element, "output_schema", None)
             leaf.schema = leaf.output.model if schema is None else model_of(element, schema)
+        if isinstance(element, Task) and (self._is_placed or element.executor or element.resources is not None):
+            leaf.placement = placement_of(element, leaf.kind, self._tree)
         if element.depends_on or element.needs or (isinstance(element, Task) and (element.deps or element.fork)):
             leaf.depends = depends_of(element, scope.prefix)
             if isinstance(element, Task):

@@ -8,6 +8,7 @@ from smithers.components.composites import Subflow
 from smithers.components.context import Context, rendering
 from smithers.components.flow import Workflow
 from smithers.components.gates import Approval, HumanTask
+from smithers.components.placement import Placement
 from smithers.components.task import Leaf, Task
 from smithers.components.waits import Timer, WaitForEvent
 from smithers.components.workflow import SmithersWorkflow
@@ -41,6 +42,23 @@ def kind_of(element: Leaf) -> LeafKind:
             return LeafKind.SUBFLOW
         case _:
             raise InvalidElement(f"{element!r} cannot stand here")
+
+
+def placement_of(task: Task, kind: LeafKind, workflow: Workflow) -> Placement | None:
+    """Where a task's function is computed, if not in this process. Raises `InvalidElement` for a task that asks for what
+    only a function can have."""
+    if kind is not LeafKind.COMPUTE:
+        if task.executor in (None, "local") and task.resources is None:
+            return None
+        what = "an agent" if kind is LeafKind.AGENT else "a value"
+        given = "resources" if task.executor in (None, "local") else f"executor {task.executor!r}"
+        raise InvalidElement(f"{task!r} has {given}, but its work is {what}; only a function is computed elsewhere")
+    executor = task.executor or workflow.executor or "local"
+    if executor != "local":
+        return Placement(executor, (workflow.resources or {}) if task.resources is None else task.resources)
+    if task.resources is not None:
+        raise InvalidElement(f"{task!r} has resources, but is computed in this process; it needs executor='ray'")
+    return None
 
 
 def depends_of(element: Leaf, prefix: str) -> tuple[str, ...]:

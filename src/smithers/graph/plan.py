@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from smithers.components.composites import Saga, TryCatchFinally
 from smithers.components.element import Element
 from smithers.components.flow import ContinueAsNew, Loop
+from smithers.components.placement import Placement
 from smithers.components.outputs import Output
 from smithers.components.scope import Key, LoopState
 from smithers.components.task import Leaf
@@ -242,6 +243,7 @@ class LeafNode(PlanNode):
         "logical_id",
         "loops",
         "output",
+        "placement",
         "priority",
         "region",
         "schema",
@@ -286,6 +288,8 @@ class LeafNode(PlanNode):
         """Whether what comes after it went on while it waits (`wait_async`)."""
         self.worktree: Worktree | None = None
         """The innermost one that it is in."""
+        self.placement: Placement | None = None
+        """Where its function is computed; None: in this process."""
 
     @property
     def innermost_loop(self) -> LoopNode | None:

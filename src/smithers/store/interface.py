@@ -360,8 +360,9 @@ class Store(Protocol):
         events: Sequence[EventDraft],
         keeps_pause: bool = True,
         resumed_by_json: str | None = None,
-    ) -> int | None:
-        """Take a run over from the state that was read with `expect_epoch`. The new epoch, or None if somebody was faster.
+    ) -> RunRow | None:
+        """Take a run over from the state that was read with `expect_epoch`. The run as it is then, these events in its log;
+        or None if somebody was faster.
 
         With `resumed_by_json`, who has asked for that is recorded, and requests to take the run over are forgotten.
         """

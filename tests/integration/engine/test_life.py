@@ -287,6 +287,7 @@ async def test_a_resume_gives_all_retries_back_for_good_also_when_its_process_di
     async def work() -> dict[str, object]:
         calls.by_name["bad"] = calls["bad"] + 1
         if calls["bad"] == 4:
+            calls.begun["slow"].set()
             await calls.gates["slow"].wait()
         if calls["bad"] < 6:
             raise ValueError("no")
@@ -299,7 +300,7 @@ async def test_a_resume_gives_all_retries_back_for_good_also_when_its_process_di
 
     assert (await bench.run(flow)).status == "failed"
     await bench.engine.resume("r", flow)  # attempt 3 fails, 4 hangs
-    await bench.seen("NodeStarted", "bad", attempt=4)
+    await within(calls.begun["slow"].wait())
     bench.abandon()
     calls.release("slow")
     # attempt 4 was lost and costs nothing; 5 is the second failure since the resume

@@ -23,7 +23,7 @@ from smithers import (
 )
 from smithers.control import listing, run_lists
 from smithers.control.control import Control
-from smithers.errors import RunNotActive
+from smithers.errors import LeaseLost, RunNotActive
 from smithers.store.sql import reads
 
 pytestmark = pytest.mark.anyio
@@ -285,6 +285,19 @@ async def test_a_subflows_timeout_goes_on_while_its_child_waits(bench: Bench) ->
     assert (result.status, bench.row(CHILD).status) == ("failed", "cancelled")
     assert "TASK_TIMEOUT" in (bench.attempts("sub")[0].error_json or "")
     assert (len(bench.attempts("sub")), bench.timers()) == (1, [])
+
+
+async def test_who_was_about_to_go_on_with_a_run_leaves_it_when_it_is_cancelled_meanwhile(bench: Bench) -> None:
+    await bench.run(asks())
+    read_before = bench.row()
+    await bench.store.request_cancel("r", bench.clock.now_ms(), "user")
+    await bench.store.finalize_cancel("r", bench.clock.now_ms(), None)
+
+    with pytest.raises(LeaseLost):
+        await bench.engine.resume("r", asks(), expect_epoch=read_before.epoch)
+    assert await bench.store.claim("r", "me", 1, expect_epoch=read_before.epoch, events=()) is None
+
+    assert bench.row().status == "cancelled"
 
 
 async def test_a_subflow_that_is_out_of_time_wakes_its_parent_by_itself_also_when_it_was_continued(

@@ -305,9 +305,9 @@ class FakeRun:
 
     async def reopen(self) -> None:
         """As a resume does."""
-        epoch = await self._place.store.claim(self.run_id, "owner", now_ms(), expect_epoch=self._epoch, events=STARTED)
-        assert epoch is not None
-        self._epoch = epoch
+        run = await self._place.store.claim(self.run_id, "owner", now_ms(), expect_epoch=self._epoch, events=STARTED)
+        assert run is not None
+        self._epoch = run.epoch
 
     async def _commit(self, step: Step, is_here: bool) -> tuple[Step, int]:
         self._frame += 1

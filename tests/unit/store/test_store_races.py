@@ -98,11 +98,13 @@ def test_two_launches_with_one_key_make_one_run(stores: tuple[SqlStore, SqlStore
 
 def test_one_of_two_claims_wins(stores: tuple[SqlStore, SqlStore]) -> None:
     launch(stores[0], "r", owner=None)
+
+    def take(c: Session, owner: str, epoch: int) -> object:
+        claimed = control.claim(c, "r", owner, 1, epoch, ())
+        return None if claimed is None else claimed.epoch
+
     for n in range(1, ROUNDS):
-        found = at_once(
-            stores,
-            *(lambda c, owner=owner, n=n: control.claim(c, "r", owner, 1, n, ()) for owner in (FIRST, SECOND)),
-        )
+        found = at_once(stores, *(partial(take, owner=owner, epoch=n) for owner in (FIRST, SECOND)))
         assert sorted(found, key=str) == sorted([None, n + 1], key=str)
         assert run_of(stores[0], "r").runtime_owner_id == (FIRST if found[0] is not None else SECOND)
 

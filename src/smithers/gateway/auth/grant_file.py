@@ -21,13 +21,14 @@ from typing import Final
 from pydantic_core import from_json
 
 from smithers.errors import InvalidInput
+from smithers.gateway.auth.folder_events import watch_folder
 from smithers.gateway.auth.tokens import TokenAuth, TokenGrant
 from smithers.jsons import list_of, object_of
 
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 0.5
-"""How often the file is looked at. New tokens need not wait for it, those that are revoked do."""
+"""How often the file is looked at where the system does not tell. New tokens need not wait for it, those that are revoked do."""
 MAX_BYTES: Final = 4_194_304
 MAX_GRANTS: Final = 10_000
 KEPT_MS: Final = 30 * 86_400_000
@@ -160,9 +161,22 @@ class GrantFollower:
             log.warning("the grants of this workspace stay as they were", extra={"reason": error.summary})
 
     async def run(self) -> None:
-        """Look all the time, until cancelled."""
+        """Look whenever the file may have changed, until cancelled."""
+        changed = asyncio.Event()
         while True:
-            await asyncio.sleep(LOOK_S)
+            folder = self._file.path.parent
+            watched = folder if folder.is_dir() else folder.parent  # where it would come to be
+            end = watch_folder(watched, changed.set)
+            self.look()  # what has happened before the watch
+            try:
+                async with asyncio.timeout(LOOK_S if end is None else None):
+                    await changed.wait()
+            except TimeoutError:
+                pass
+            finally:
+                if end is not None:
+                    end()
+            changed.clear()
             self.look()
 
 

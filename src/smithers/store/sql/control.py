@@ -108,8 +108,8 @@ def claim(
     events: Sequence[EventDraft],
     keeps_pause: bool = True,
     resumed_by_json: str | None = None,
-) -> int | None:
-    """Take a run over if nobody has since it was read, or is about to change its history. The new epoch, or None.
+) -> RunRow | None:
+    """Take a run over if nobody has since it was read, or is about to change its history. The run as it is then, or None.
 
     What was asked of a run that had not ended yet holds for its next owner too, but for a pause that somebody takes back
     by resuming the run (`keeps_pause=False`), and a request to take it over, that whoever resumes it has seen.
@@ -123,7 +123,7 @@ def claim(
         "started_at_ms = coalesce(started_at_ms, ?), "
         "claim_count = CASE WHEN claim_frame = frame_no THEN claim_count + 1 ELSE 1 END, claim_frame = frame_no "
         "WHERE run_id = ? AND epoch = ? AND status <> 'continued' AND NOT EXISTS (SELECT 1 FROM _smithers_rewind_leases l "
-        "WHERE l.run_id = _smithers_runs.run_id AND l.expires_at_ms > ?) RETURNING epoch",
+        f"WHERE l.run_id = _smithers_runs.run_id AND l.expires_at_ms > ?) RETURNING {', '.join(RunRow._fields)}",
         (owner, now_ms, int(keeps_pause), now_ms, run_id, expect_epoch, now_ms),
     ).fetchone()
     if row is None:
@@ -135,7 +135,8 @@ def claim(
             (resumed_by_json, run_id),
         )
     append_events(connection, run_id, now_ms, events)
-    return int(row[0])
+    claimed = RunRow(*row)
+    return claimed._replace(next_seq=claimed.next_seq + len(events))
 
 
 def heartbeat(connection: Session, owner: str, now_ms: int) -> set[str]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from smithers.jsons import object_of
 from smithers.store.interface import ApprovalRow, FrameRow, RunRow, SqlValue
 from smithers.store.sql.session import Session
 
@@ -131,8 +132,8 @@ def _like(name: str) -> str:
 
 
 def _awaited(meta_json: str) -> tuple[object, object] | None:
-    wait = json.loads(meta_json).get("waitForEvent")
-    return (wait.get("signalName"), wait.get("correlationId")) if isinstance(wait, dict) else None
+    wait = object_of(object_of(json.loads(meta_json)).get("waitForEvent"))
+    return (wait.get("signalName"), wait.get("correlationId")) if wait else None
 
 
 def gauges(connection: Session) -> dict[str, int]:

@@ -8,6 +8,7 @@ from pydantic_core import from_json
 
 from smithers.errors import RunNotFound
 from smithers.events import EventRow
+from smithers.jsons import int_of, object_of
 from smithers.store.columns import TableDef
 from smithers.store.interface import (
     ApprovalRow,
@@ -39,9 +40,42 @@ _HUMAN = ", ".join(HumanRow._fields)
 _SIGNAL = ", ".join(StoredSignal._fields)
 
 
+_RUN_BY_ID = f"SELECT {_RUN} FROM _smithers_runs WHERE run_id = ?"
+_SPEC_BY_ID = "SELECT input_json, config_json FROM _smithers_run_specs WHERE run_id = ?"
+_NODES = f"SELECT {_NODE} FROM _smithers_nodes WHERE run_id = ?"
+_LOOPS = """
+SELECT r.ralph_id, r.iteration, r.done FROM _smithers_ralph r JOIN (
+    SELECT ralph_id, max(frame_no) AS newest FROM _smithers_ralph WHERE run_id = ? GROUP BY ralph_id
+) last ON last.ralph_id = r.ralph_id AND last.newest = r.frame_no WHERE r.run_id = ?
+"""
+_SIGNALS = f"SELECT {_SIGNAL} FROM _smithers_signals WHERE run_id = ? AND seq > ? ORDER BY seq"
+_TIMERS = "SELECT node_id, iteration, kind, due_at_ms FROM _smithers_timers WHERE run_id = ? ORDER BY due_at_ms"
+_APPROVALS_OF = (
+    f"SELECT {_APPROVAL} FROM _smithers_approvals WHERE run_id = ? ORDER BY requested_at_ms, node_id, iteration"
+)
+_HUMANS_OF = f"SELECT {_HUMAN} FROM _smithers_human_requests WHERE run_id = ? ORDER BY requested_at_ms, request_id"
+_OPEN_ATTEMPTS = f"SELECT {_ATTEMPT} FROM _smithers_attempts WHERE run_id = ? AND finished_at_ms IS NULL"
+_FAILURES = """
+SELECT node_id, iteration, count(*) FROM _smithers_attempts WHERE run_id = ? AND state = 'failed' GROUP BY node_id, iteration
+"""
+_CONSUMED = """
+SELECT node_id, iteration, meta_json FROM _smithers_attempts WHERE run_id = ? AND meta_json LIKE '%resolvedSignalSeq%'
+"""
+_ERRORS = """
+SELECT node_id, iteration, error_json FROM _smithers_attempts
+WHERE run_id = ? AND state = 'failed' AND error_json IS NOT NULL ORDER BY attempt
+"""
+_CHECKPOINTS = """
+SELECT a.node_id, a.iteration, a.heartbeat_data_json FROM _smithers_attempts a
+JOIN _smithers_nodes n USING (run_id, node_id, iteration)
+WHERE a.run_id = ? AND a.heartbeat_data_json IS NOT NULL AND n.state <> 'finished' ORDER BY a.attempt
+"""
+_LAST_WAKEUP = "SELECT max(id) FROM _smithers_wakeups WHERE run_id = ?"
+
+
 def run(connection: Session, run_id: str) -> RunRow:
     """One run. Raises `RunNotFound`."""
-    row = connection.execute(f"SELECT {_RUN} FROM _smithers_runs WHERE run_id = ?", (run_id,)).fetchone()
+    row = connection.execute(_RUN_BY_ID, (run_id,)).fetchone()
     if row is None:
         raise RunNotFound(run_id)
     return RunRow(*row)
@@ -87,8 +121,7 @@ def runs(connection: Session, statuses: Sequence[str], limit: int, parent: str |
 
 def nodes(connection: Session, run_id: str) -> list[NodeRow]:
     """All nodes of a run."""
-    rows = connection.execute(f"SELECT {_NODE} FROM _smithers_nodes WHERE run_id = ?", (run_id,))
-    return [NodeRow(*row) for row in rows]
+    return [NodeRow(*row) for row in connection.execute(_NODES, (run_id,))]
 
 
 def attempts(connection: Session, run_id: str, node_id: str | None = None) -> list[AttemptRow]:
@@ -190,30 +223,17 @@ def human_requests(connection: Session, run_id: str | None = None, *, only_open:
 
 def signals(connection: Session, run_id: str, after: int = -1) -> list[StoredSignal]:
     """Signals of a run above a number, in order."""
-    rows = connection.execute(
-        f"SELECT {_SIGNAL} FROM _smithers_signals WHERE run_id = ? AND seq > ? ORDER BY seq", (run_id, after)
-    )
-    return [StoredSignal(*row) for row in rows]
+    return [StoredSignal(*row) for row in connection.execute(_SIGNALS, (run_id, after))]
 
 
 def timers(connection: Session, run_id: str) -> list[TimerRow]:
     """What a run waits for by the clock, earliest first."""
-    rows = connection.execute(
-        "SELECT node_id, iteration, kind, due_at_ms FROM _smithers_timers WHERE run_id = ? ORDER BY due_at_ms",
-        (run_id,),
-    )
-    return [TimerRow(*row) for row in rows]
+    return [TimerRow(*row) for row in connection.execute(_TIMERS, (run_id,))]
 
 
 def loops(connection: Session, run_id: str) -> list[LoopRow]:
     """Loop counters of a run."""
-    rows = connection.execute(
-        "SELECT r.ralph_id, r.iteration, r.done FROM _smithers_ralph r JOIN (SELECT ralph_id, max(frame_no) AS newest "
-        "FROM _smithers_ralph WHERE run_id = ? GROUP BY ralph_id) last ON last.ralph_id = r.ralph_id "
-        "AND last.newest = r.frame_no WHERE r.run_id = ?",
-        (run_id, run_id),
-    )
-    return [LoopRow(*row) for row in rows]
+    return [LoopRow(*row) for row in connection.execute(_LOOPS, (run_id, run_id))]
 
 
 def frames(connection: Session, run_id: str, after: int = 0, limit: int = 1000) -> list[FrameRow]:
@@ -285,55 +305,39 @@ def inbox(connection: Session, run_id: str, after_signal: int) -> Inbox:
 
 def _signal_of(meta_json: str) -> int | None:
     """The signal that an attempt to wait has taken."""
-    wait = from_json(meta_json).get("waitForEvent")
-    seq = wait.get("resolvedSignalSeq") if isinstance(wait, dict) else None
-    return seq if isinstance(seq, int) else None
+    return int_of(object_of(object_of(from_json(meta_json)).get("waitForEvent")).get("resolvedSignalSeq"))
 
 
 def load(connection: Session, run_id: str, tables: Sequence[tuple[TableDef, str]]) -> LoadedRun:
-    """Everything that is needed to go on with a run. `tables` with the statement that reads each."""
-    row = run(connection, run_id)
-    input_json, config_json = spec(connection, run_id)
-    failures = connection.execute(
-        "SELECT node_id, iteration, count(*) FROM _smithers_attempts WHERE run_id = ? AND state = 'failed' "
-        "GROUP BY node_id, iteration",
-        (run_id,),
-    )
-    consumed = connection.execute(
-        "SELECT node_id, iteration, meta_json FROM _smithers_attempts "
-        "WHERE run_id = ? AND meta_json LIKE '%resolvedSignalSeq%'",
-        (run_id,),
-    )
-    errors = connection.execute(
-        "SELECT node_id, iteration, error_json FROM _smithers_attempts WHERE run_id = ? AND state = 'failed' "
-        "AND error_json IS NOT NULL ORDER BY attempt",
-        (run_id,),
-    )
-    checkpoints = connection.execute(
-        "SELECT a.node_id, a.iteration, a.heartbeat_data_json FROM _smithers_attempts a "
-        "JOIN _smithers_nodes n USING (run_id, node_id, iteration) "
-        "WHERE a.run_id = ? AND a.heartbeat_data_json IS NOT NULL AND n.state <> 'finished' ORDER BY a.attempt",
-        (run_id,),
-    )
-    open_attempts = connection.execute(
-        f"SELECT {_ATTEMPT} FROM _smithers_attempts WHERE run_id = ? AND finished_at_ms IS NULL", (run_id,)
-    )
-    last = connection.execute("SELECT max(id) FROM _smithers_wakeups WHERE run_id = ?", (run_id,)).fetchone()
+    """Everything that is needed to go on with a run. `tables` with the statement that reads each. Raises `RunNotFound`."""
+    one, two = (run_id,), (run_id, run_id)
+    # all are sent before the first is read: PostgreSQL answers them in one go
+    run_rows, specs = connection.execute(_RUN_BY_ID, one), connection.execute(_SPEC_BY_ID, one)
+    node_rows, loop_rows = connection.execute(_NODES, one), connection.execute(_LOOPS, two)
+    signal_rows, timer_rows = connection.execute(_SIGNALS, (run_id, -1)), connection.execute(_TIMERS, one)
+    approval_rows, human_rows = connection.execute(_APPROVALS_OF, one), connection.execute(_HUMANS_OF, one)
+    open_rows, failures = connection.execute(_OPEN_ATTEMPTS, one), connection.execute(_FAILURES, one)
+    consumed, errors = connection.execute(_CONSUMED, one), connection.execute(_ERRORS, one)
+    checkpoints, last = connection.execute(_CHECKPOINTS, one), connection.execute(_LAST_WAKEUP, one)
+    outputs = [(table.key, connection.execute(text, one)) for table, text in tables]
+    row, spec_row, last_row = run_rows.fetchone(), specs.fetchone(), last.fetchone()
+    if row is None or spec_row is None:
+        raise RunNotFound(run_id)
     return LoadedRun(
-        row,
-        input_json,
-        config_json,
-        nodes(connection, run_id),
-        loops(connection, run_id),
-        signals(connection, run_id),
-        timers(connection, run_id),
-        approvals(connection, run_id, only_open=False),
-        human_requests(connection, run_id, only_open=False),
-        [AttemptRow(*r) for r in open_attempts],
+        RunRow(*row),
+        str(spec_row[0]),
+        str(spec_row[1]),
+        [NodeRow(*r) for r in node_rows],
+        [LoopRow(*r) for r in loop_rows],
+        [StoredSignal(*r) for r in signal_rows],
+        [TimerRow(*r) for r in timer_rows],
+        [ApprovalRow(*r) for r in approval_rows],
+        [HumanRow(*r) for r in human_rows],
+        [AttemptRow(*r) for r in open_rows],
         {(str(n), int(i)): int(c) for n, i, c in failures},
         {(str(n), int(i)): s for n, i, meta in consumed if (s := _signal_of(meta)) is not None},
         {(str(n), int(i)): str(e) for n, i, e in errors},
         {(str(n), int(i)): str(d) for n, i, d in checkpoints},
-        {table.key: [tuple(r) for r in connection.execute(text, (run_id,))] for table, text in tables},
-        int(last[0] or 0) if last is not None else 0,
+        {key: [tuple(r) for r in rows] for key, rows in outputs},
+        int(last_row[0] or 0) if last_row is not None else 0,
     )

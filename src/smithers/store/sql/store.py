@@ -80,7 +80,7 @@ class SqlStore:
         events: Sequence[EventDraft],
         keeps_pause: bool = True,
         resumed_by_json: str | None = None,
-    ) -> int | None:
+    ) -> RunRow | None:
         """See `Store.claim`."""
         return await self.awrite(
             lambda c: control.claim(c, run_id, owner, now_ms, expect_epoch, events, keeps_pause, resumed_by_json)

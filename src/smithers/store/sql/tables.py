@@ -43,7 +43,7 @@ def ensure_table(connection: Session, table: TableDef) -> None:
             raise _incompatible(table, column.name, stored, column.kind)
     present = columns_of(connection, table.name)
     if not present:
-        columns = [(column.name, column.kind) for column in table.columns]
+        columns: list[tuple[str, Kind]] = [(column.name, column.kind) for column in table.columns]
         connection.execute(create_sql(table.name, columns, dialect_of(connection)))
     else:
         _grow(connection, table, present)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,42 @@ def test_a_file_that_goes_takes_its_grants_along_and_a_broken_one_changes_nothin
     follower.look()
     with pytest.raises(RpcError, match="Invalid token"):
         auth.verify(DIGEST, NOW)
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_changes_are_followed_also_in_a_folder_that_is_made_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_told: bool
+) -> None:
+    if not is_told:
+
+        def watch_nothing(folder: Path, changed: Callable[[], None]) -> None:
+            del folder, changed
+
+        monkeypatch.setattr("smithers.gateway.auth.grant_file.watch_folder", watch_nothing)
+        monkeypatch.setattr("smithers.gateway.auth.grant_file.LOOK_S", 0.01)
+
+    async def use() -> None:
+        file, auth, changed = file_of(tmp_path), TokenAuth({}), asyncio.Event()
+        follower = GrantFollower(auth, file)
+        auth.on_unknown = None
+        auth.on_change(changed.set)
+        following = asyncio.create_task(follower.run())
+        steps: list[Callable[[], object]] = [
+            lambda: file.add(DIGEST, grant(), NOW),
+            lambda: file.revoke(["t"], NOW + 1),
+            file.path.unlink,
+            lambda: file.add(DIGEST, grant(), NOW),
+        ]
+        for step in steps:
+            changed.clear()
+            await asyncio.to_thread(step)
+            async with asyncio.timeout(10):
+                await changed.wait()
+        assert auth.verify(DIGEST, NOW).token_id == "t"
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    asyncio.run(use())
 
 
 def test_a_grant_of_the_operators_own_is_not_replaced_by_one_of_the_file(tmp_path: Path) -> None:
