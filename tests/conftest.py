@@ -15,6 +15,7 @@ from tests.postgres_support import empty_postgres_url as empty_postgres_url
 from tests.postgres_support import postgres_server as postgres_server
 from tests.postgres_support import postgres_template as postgres_template
 from tests.postgres_support import postgres_url as postgres_url
+from tests.ray_support import ray_address as ray_address
 
 pytest_plugins = ["tests.databases"]
 

@@ -198,7 +198,7 @@ class Hosting:
         hub = StreamHub(store)
         engine = Engine(store, settings, self.clock)
         engine.hub = hub
-        place = Place(name, store, engine, hub, Control(store, clock=self.clock, hub=hub))
+        place = Place(name, store, engine, hub, Control(store, clock=engine.clock, hub=hub))
         server = self.server
         if server is not None:
             place.mirror = Mirror(store, server.store, hub, name)

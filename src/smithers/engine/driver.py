@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from pydantic_core import from_json
 
@@ -29,7 +30,7 @@ from smithers.engine.state import RunState
 from smithers.engine.tooling import DEFAULT, ToolOptions
 from smithers.engine.waits import WaitDesk
 from smithers.engine.work import Work
-from smithers.errors import LeaseLost, SmithersError, StorageError
+from smithers.errors import LeaseLost, SmithersError, StorageError, StorageUnreachable
 from smithers.events import event
 from smithers.graph.plan import LeafNode
 from smithers.scheduler.states import NodeState, RunStatus
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 S = NodeState
+T = TypeVar("T")
+AWAY_S = 0.5
+"""How soon to ask again a database server that is away."""
 ABORT_SETTLE_S = 5.0
 """How long work that was told to stop may take to do so."""
 
@@ -281,7 +285,7 @@ class Driver:
     async def _commit(self, step: Step) -> bool:
         """Write the step. False when the run is to be cancelled instead."""
         try:
-            committed = await self.engine.store.commit(step)
+            committed = await self._patiently(lambda: self.engine.store.commit(step))
         except NewWakeup:
             # something arrived while the run was about to park: keep the rest of the step, stay, and look
             self.is_ending = False
@@ -300,6 +304,18 @@ class Driver:
         self._pausing = self._pausing or committed.pause_requested
         self.engine.hub.publish(self.state.run_id, step, committed.first_seq)
         return True
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask a database again while its server is away: work that is under way need not be lost to that. Nothing was
+        written then, and if others reach the server and take the run over, the fence says so."""
+        while True:
+            try:
+                return await ask()
+            except StorageUnreachable:
+                if not self.is_admitted or self._releasing or self.result.done():
+                    raise
+                log.warning("the database is away; the run waits", extra={"run_id": self.state.run_id})
+            await asyncio.sleep(AWAY_S)
 
     def _recover(self) -> None:
         """Into the first step after a claim: what the former owner left open, what is carried along, what was accepted."""
@@ -330,7 +346,7 @@ class Driver:
         late = [key for key in late if self.state.nodes.get(key) is S.WAITING_APPROVAL]
         if late and not self._cancelling:
             fence = (self.state.owner, self.state.epoch)
-            if not await self.engine.store.expire(self.state.run_id, late, now_ms, fence):
+            if not await self._patiently(lambda: self.engine.store.expire(self.state.run_id, late, now_ms, fence)):
                 await self._read_inbox()
 
     def _advance(self) -> Ending | None:
@@ -340,7 +356,7 @@ class Driver:
 
     async def _read_inbox(self) -> None:
         self._check_inbox = False
-        inbox = await self.engine.store.inbox(self.state.run_id, self.state.last_signal)
+        inbox = await self._patiently(lambda: self.engine.store.inbox(self.state.run_id, self.state.last_signal))
         self.state.last_wakeup = inbox.last_wakeup
         self._cancelling = self._cancelling or inbox.cancel_requested
         self._pausing = self._pausing or inbox.pause_requested

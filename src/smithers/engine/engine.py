@@ -184,7 +184,7 @@ class Engine(Keeper):
                 result = driver.result.result()
                 if result.status is not RunStatus.CONTINUED or result.next_run_id is None:
                     break
-                async with self._claim_lock(result.next_run_id):
+                async with self._claiming(result.next_run_id):
                     other = self._handles.get(result.next_run_id)
                     if other is None:
                         driver = await self._successor(result.next_run_id, driver)
@@ -279,7 +279,7 @@ class Engine(Keeper):
         Raises:
             RunNotFound, RunNotResumable, RunOwnerAlive, RunStillRunning, InputMismatch, ResumeMetadataMismatch, LeaseLost.
         """
-        async with self._claim_lock(run_id):
+        async with self._claiming(run_id):
             if run_id in self.drivers:
                 return self._handles[run_id]
             workflow = self.newest.get(run_id, workflow)

@@ -19,7 +19,7 @@ from typing import Literal
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine import leases
 from smithers.engine.engine import Engine
-from smithers.errors import OwnershipError, SmithersError, StorageError
+from smithers.errors import OwnershipError, SmithersError, StorageError, StorageUnreachable
 from smithers.events import event
 from smithers.store.interface import RunRow
 from smithers.store.sql import control, queue, reads, wakeups
@@ -173,9 +173,10 @@ class Host:
             if (room := min(self._room(), AT_ONCE)) <= 0:
                 self._is_short = True
                 return
+            now_ms = self._engine.clock.now_ms()
             taken = await store.awrite(partial(self._take, room=room, is_wanted=self._is_wanted(tried)))
             if taken.is_held:
-                opens_in_s = math.inf if taken.opens_at_ms is None else taken.opens_at_ms / 1000 - time.time()
+                opens_in_s = math.inf if taken.opens_at_ms is None else (taken.opens_at_ms - now_ms) / 1000
                 self._held_until = time.monotonic() + max(0.0, min(opens_in_s, LIMITS_EVERY_S))
             if not taken.runs:
                 return
@@ -250,6 +251,8 @@ class Host:
             )
         except OwnershipError as error:
             report.skipped[run_id] = error.error_code
+        except StorageUnreachable:  # nothing is wrong with the run
+            raise
         except SmithersError as error:
             backoff = min(self._failing.get(run_id, (0.0, FIRST_BACKOFF_S / 2))[1] * 2, MAX_BACKOFF_S)
             self._failing[run_id] = (time.monotonic() + backoff, backoff)

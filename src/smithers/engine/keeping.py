@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,24 +20,34 @@ from pydantic_core import from_json, to_json
 
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine import leases
-from smithers.engine.clock import Clock, SystemClock
+from smithers.engine.clock import Clock, SharedClock, SystemClock
 from smithers.engine.hub import Hub
 from smithers.engine.result import RunResult
 from smithers.engine.room import AgentRoom
 from smithers.engine.state import RunState
-from smithers.errors import AutoResumeGaveUp, InputMismatch, RunNotResumable, SmithersError, error_object
+from smithers.errors import (
+    AutoResumeGaveUp,
+    InputMismatch,
+    LeaseLost,
+    RunNotResumable,
+    SmithersError,
+    StorageError,
+    error_object,
+)
 from smithers.events import event
 from smithers.records import dataclass
 from smithers.settings import Settings
 from smithers.store.columns import TableDef, table_def
 from smithers.store.interface import LoadedRun, RunRow, StatusChange, Step
-from smithers.store.sql import reads, wakeups
+from smithers.store.sql import moments, reads, wakeups
 
 if TYPE_CHECKING:
     from smithers.engine.driver import Driver
     from smithers.store.sql.store import SqlStore
 
 log = logging.getLogger(__name__)
+CLOCK_EVERY_S = 5.0
+"""How often a shared clock is looked at."""
 
 
 @dataclass(slots=True)
@@ -60,6 +71,10 @@ class Keeper:
         self.store = store
         self.settings = settings or Settings.from_environment()
         self.clock: Clock = clock or SystemClock()
+        self._shared: SharedClock | None = None
+        if isinstance(self.clock, SystemClock) and store.dialect == "postgres":
+            self.clock = self._shared = SharedClock()
+        self._clock_due = 0.0
         self.loop = asyncio.get_running_loop()
         self.owner = leases.new_owner_id()
         self.hub = Hub()
@@ -74,7 +89,7 @@ class Keeper:
         self._cared_for: set[str] = set()
         self._tasks: set[asyncio.Task[object]] = set()
         self._forsaken: set[str] = set()
-        """Runs that were marked as ours at the last heartbeat although nobody drives them."""
+        """Runs that may be marked as ours although nobody drives them."""
         self._heartbeat: asyncio.Task[None] | None = None
         self._unwatch: Callable[[], None] | None = None
         self._wakeup_cursor = 0
@@ -87,6 +102,7 @@ class Keeper:
         """Begin to keep leases and to listen for what others write; launching and resuming do it by themselves."""
         if self._heartbeat is None:
             self._heartbeat = self.loop.create_task(self._beat())
+            await self._set_clock()
             self._wakeup_cursor = await self.store.aread(wakeups.cursor_now)
             self._unwatch = self.store.watch(self._heard)
 
@@ -193,12 +209,13 @@ class Keeper:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self.settings.heartbeat_ms / 1000)
-            if not self.drivers and not self._forsaken:
-                continue
-            before = dict(self.drivers)
+            before, forsaken = dict(self.drivers), set(self._forsaken)
             try:
+                await self._set_clock()
+                if not before and not forsaken:
+                    continue
                 alive = await self.store.heartbeat(self.owner, self.clock.now_ms())
-                await self._let_go(alive, before)
+                await self._let_go(alive, before, forsaken)
             except SmithersError as error:
                 log.warning("heartbeat failed", extra={"code": error.error_code})
                 continue
@@ -211,12 +228,35 @@ class Keeper:
                 ):
                     driver.lose()
 
-    async def _let_go(self, alive: set[str], before: Mapping[str, Driver]) -> None:
-        """Give up runs that are marked as ours but that nobody drives any more, because their driver broke off."""
-        gone = {run_id for run_id in alive if run_id not in before and run_id not in self.drivers}
-        for run_id in gone & self._forsaken:
-            await self.store.release(run_id, self.owner)
-        self._forsaken = gone
+    async def _set_clock(self) -> None:
+        if self._shared is not None and self.loop.time() >= self._clock_due:
+            self._shared.set(await self.store.aread(moments.server_time))
+            self._clock_due = self.loop.time() + CLOCK_EVERY_S
+
+    async def _let_go(self, alive: set[str], before: Mapping[str, Driver], forsaken: set[str]) -> None:
+        """Give up runs that are marked as ours but that nobody drives any more, because the database was away.
+
+        Args:
+            forsaken: those that seemed to be so before it was asked.
+        """
+        self._forsaken -= forsaken - self._claim_locks.keys()
+        for run_id in alive - before.keys():
+            if run_id in self.drivers or run_id in self._claim_locks:
+                continue
+            self._forsaken.add(run_id)  # until it is released
+            if run_id in forsaken:
+                await self.store.release(run_id, self.owner)
+                self._forsaken.discard(run_id)
+
+    @asynccontextmanager
+    async def _claiming(self, run_id: str) -> AsyncGenerator[None]:
+        """Held while a run is being taken over here. If the database fails meanwhile, the run may be ours already."""
+        async with self._claim_lock(run_id):
+            try:
+                yield
+            except StorageError:
+                self._forsaken.add(run_id)
+                raise
 
     def _claim_lock(self, run_id: str) -> asyncio.Lock:
         """Held while a run is being taken over here: two at once would take it from each other."""
@@ -236,6 +276,8 @@ class Keeper:
             del self.drivers[run_id]
             del self._handles[run_id]
         self.agents.forget(driver)
+        if _has_broken_off(driver):
+            self._forsaken.add(run_id)
         if driver.has_news and self.on_wakeup is not None:  # it came while the driver was writing its end
             self.on_wakeup(run_id)
         if self.on_room is not None:
@@ -275,3 +317,14 @@ class Keeper:
                 task.cancel()
             await asyncio.wait(list(self._tasks), timeout=1)
         self.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _has_broken_off(driver: Driver) -> bool:
+    """Whether a driver has ended so that its run may still be marked as ours."""
+    result = driver.result
+    return (
+        result.done()
+        and not result.cancelled()
+        and result.exception() is not None
+        and not isinstance(result.exception(), LeaseLost)
+    )

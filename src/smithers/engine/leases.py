@@ -71,8 +71,7 @@ def may_take_over(run: RunRow, now_ms: int, lease_ms: int = LEASE_MS) -> bool:
         return False
     if run.runtime_owner_id is None or is_owner_dead(run.runtime_owner_id):
         return True
-    alive = max(run.heartbeat_at_ms or 0, run.started_at_ms or 0)
-    return now_ms - alive > lease_ms
+    return now_ms - (run.heartbeat_at_ms or run.started_at_ms or 0) > lease_ms
 
 
 def _start_time(pid: int) -> str:

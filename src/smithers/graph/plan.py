@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from smithers.components.composites import Saga, TryCatchFinally
 from smithers.components.element import Element
 from smithers.components.flow import ContinueAsNew, Loop
-from smithers.components.placement import Placement
 from smithers.components.outputs import Output
+from smithers.components.placement import Placement
 from smithers.components.scope import Key, LoopState
 from smithers.components.task import Leaf
 from smithers.components.worktree import Worktree

@@ -16,8 +16,8 @@ from smithers import Approval, Context, Loop, Parallel, Subflow, Task, Timer, Wa
 from smithers.engine.runtime import task_runtime
 
 EXECUTIONS = "executions.jsonl"
-GATE = "gate"
-"""The file that gated tasks wait for."""
+OPEN = "open-"
+"""What the name of the file begins with that a gate waits for."""
 LONGEST_S = 0.15
 
 
@@ -89,11 +89,11 @@ def work(name: str) -> Task:
 
 
 def gated(name: str) -> Task:
-    """A task that ends when the gate is open."""
+    """A task that ends when its gate is open."""
 
     async def run() -> Mark:
         record()
-        while not (HERE / GATE).exists():  # noqa: ASYNC110 - other processes open it
+        while not (HERE / f"{OPEN}{name}").exists():  # noqa: ASYNC110 - other processes open it
             await asyncio.sleep(0.02)
         return Mark(by=name)
 
@@ -107,7 +107,7 @@ def child(ctx: Context[dict[str, object]]) -> Workflow:
 
 
 @smithers
-def flow(ctx: Context[Wanted]) -> Workflow:
+def workflow(ctx: Context[Wanted]) -> Workflow:
     """As the input wants it."""
     shape = ctx.input.shape
     return Workflow("flow")[
@@ -119,7 +119,7 @@ def flow(ctx: Context[Wanted]) -> Workflow:
         shape == "timer" and Timer("rest", duration="400ms"),
         shape == "subflow" and Subflow("child", workflow=child, output=Mark),
         shape == "loop" and Loop("rounds", max_iterations=3)[work("turn"), work("return")],
-        shape == "gated" and gated("gated"),
+        shape.startswith("gate") and gated(shape),
         work("last"),
     ]
 

@@ -84,6 +84,10 @@ class Member:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def set_clock(self, *, ahead: bool) -> None:
+        """Set its wall clock some minutes ahead of the machine's, or as much behind."""
+        self.send(signal.SIGUSR1 if ahead else signal.SIGUSR2)
+
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; the exit code, negative for a signal."""
         if self._process is None:
@@ -115,7 +119,7 @@ class Gateway(Member):
 
     async def listening(self) -> None:
         """Until it says where it listens."""
-        await until(lambda: self.log.exists() and self.log.read_text()[:6].strip().isdigit(), self.name)
+        await until(lambda: not self.is_alive or self.says("\n"), self.name)
         self.port = int(self.log.read_text().split()[0])
 
     @property
@@ -125,9 +129,9 @@ class Gateway(Member):
 
 
 class Cluster:
-    """Workers `w0`, `w1`, … and two gateways, of which the first starts no runs itself. A context manager."""
+    """Workers `w0`, `w1`, … and two gateways, each of which starts so many runs at once itself. A context manager."""
 
-    def __init__(self, server: PostgresServer, db: str, folder: Path, *, workers: int, active: int = 0) -> None:
+    def __init__(self, server: PostgresServer, db: str, folder: Path, *, workers: int, active: int = 1) -> None:
         self.server, self.db, self.folder = server, db, folder
         self.flows = folder / "flows"
         self.flows.mkdir()
@@ -135,7 +139,7 @@ class Cluster:
         shutil.copy(flows.__file__, file)
         worker = ("-m", "tests.acceptance.cluster.launcher", "worker", str(file), "--db", db, "--interval", "500ms")
         self.workers = [Member(folder, f"w{number}", *worker) for number in range(workers)]
-        self.gateways = [Gateway(folder, f"g{number}", file, db, number * active) for number in range(2)]
+        self.gateways = [Gateway(folder, f"g{number}", file, db, active) for number in range(2)]
 
     @property
     def members(self) -> list[Member]:
@@ -167,19 +171,19 @@ class Cluster:
 
     async def working(self, worker: Member) -> None:
         """Until a worker has begun."""
-        await until(lambda: worker.says("working for"), worker.name)
+        await until(lambda: not worker.is_alive or worker.says("working for"), worker.name)
 
     def executions(self) -> list[flows.Execution]:
         """What has been executed."""
         return flows.executions(self.flows)
 
-    def open_gate(self) -> None:
-        """Let gated tasks go on."""
-        (self.flows / flows.GATE).touch()
+    def open_gate(self, name: str) -> None:
+        """Let the tasks of a gate go on."""
+        (self.flows / f"{flows.OPEN}{name}").touch()
 
     def logs(self) -> str:
         """What the processes have written, for the message of a failure."""
-        return "\n".join(f"── {m.name}\n{m.log.read_text(errors='replace')[-3000:]}" for m in self.members)
+        return "\n".join(f"── {m.name}\n{m.log.read_text(errors='replace')[-1500:]}" for m in self.members)
 
     async def status(self, store: SqlStore, run_id: str, *statuses: str) -> None:
         """Until a run has one of these statuses."""

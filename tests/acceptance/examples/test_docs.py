@@ -1,7 +1,8 @@
 """Everything in the documentation runs: Python blocks, console blocks with what they print, and the made pages.
 
 In a page, a Python block whose first line is `# name.py` is a file; others are run one after the other in one namespace.
-Of a console block, lines after `$ ` are commands, the others what they print, where `…` stands for anything.
+Of a console block, lines after `$ ` are commands, the others what they print, where `…` stands for anything. A page that
+names `postgresql:///smithers` in them gets an empty database of that name.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from types import ModuleType
 
 import pytest
 from tests.acceptance.examples.support import ROOT
+from tests.postgres_support import USER, PostgresServer
 
 PAGES = [
     ROOT / "README.md",
@@ -36,10 +38,18 @@ def written_file(text: str) -> str | None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_blocks_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_of_a_page_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith(("SMITHERS_", "OPENAI_"))]:
         monkeypatch.delenv(name)
+    if any("postgresql:///smithers" in text for _, text in blocks(page, "console")):
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        server.drop_database("smithers")
+        server.execute("CREATE DATABASE smithers")
+        monkeypatch.setenv("PGHOST", str(server.folder))
+        monkeypatch.setenv("PGUSER", USER)
     namespace: dict[str, object] = {"__name__": "page"}
     for language, text in blocks(page, "python", "console"):
         if language == "console":

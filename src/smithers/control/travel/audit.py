@@ -94,12 +94,17 @@ async def _renew(control: Control, hold: Hold) -> None:
 
 async def tend(control: Control) -> None:
     """Close the record of rewinds that were cut off, also of those whose hold has yet to run out; then end."""
-    try:
-        while (due := await control.store.aread(audit.next_expiry)) is not None:
+    while True:
+        try:
+            due = await control.store.aread(audit.next_expiry)
+            if due is None:
+                return
             await recover_interrupted(control)
-            await asyncio.sleep(max(TEND_S, (due - control.clock.now_ms()) / 1000))
-    except SmithersError as error:
-        log.warning("cannot look after rewinds that were cut off", extra={"code": error.error_code})
+            pause_s = max(TEND_S, (due - control.clock.now_ms()) / 1000)
+        except SmithersError as error:
+            log.warning("cannot look after rewinds that were cut off", extra={"code": error.error_code})
+            pause_s = RENEW_S
+        await asyncio.sleep(pause_s)
 
 
 async def recover_interrupted(control: Control) -> list[str]:

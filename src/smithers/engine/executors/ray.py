@@ -8,7 +8,10 @@ needs what the function imports and this package, not the workflow's file. What 
 from __future__ import annotations
 
 import asyncio
+import importlib
+import logging
 import pickle
+import socket
 import sys
 import sysconfig
 import threading
@@ -22,6 +25,8 @@ from smithers.engine.executors.calls import Call
 from smithers.engine.executors.ray_worker import Failure, Message, carry_out
 from smithers.errors import ExecutorUnavailable, SmithersError, TaskError, TaskNotPortable, WorkerLost
 
+CONNECT_S = 5.0
+"""How long to wait for the cluster to answer at all, in seconds."""
 GRACE_S = 3.0
 """How long a function that was told to stop may take to do so, in seconds; then its worker is killed."""
 WAIT_NOTICE_S = 10.0
@@ -47,6 +52,14 @@ class _Ray(Protocol):
     def remote(self, function: object) -> _RemoteFunction: ...
     def cancel(self, ref: object, *, force: bool) -> None: ...
     def nodes(self) -> list[dict[str, object]]: ...
+
+
+class _Pickle(Protocol):
+    """What is used of Ray's own pickle."""
+
+    def dumps(self, value: object) -> bytes: ...
+    def register_pickle_by_value(self, module: ModuleType) -> None: ...
+    def unregister_pickle_by_value(self, module: ModuleType) -> None: ...
 
 
 class _RemoteFunction(Protocol):
@@ -95,7 +108,7 @@ def connect(address: str | None) -> _Ray:
     Raises `ExecutorUnavailable`.
     """
     try:
-        import ray as found
+        ray = cast(_Ray, importlib.import_module("ray"))
     except ImportError as error:
         raise ExecutorUnavailable(
             "executor='ray' needs Ray, which is not installed: pip install smithers[ray]", {"failure_retryable": False}
@@ -105,19 +118,29 @@ def connect(address: str | None) -> _Ray:
             "SMITHERS_RAY_ADDRESS must be the address of a cluster that this machine is a node of, not of a Ray Client",
             {"setting": "SMITHERS_RAY_ADDRESS", "failure_retryable": False},
         )
-    ray = cast(_Ray, found)
     with _connecting:
         if not ray.is_initialized():
             try:
-                ray.init(address, include_dashboard=False, configure_logging=False, log_to_driver=False) if (
-                    address is None
-                ) else ray.init(address, configure_logging=False, log_to_driver=False)
+                _connect(ray, address)
             except Exception as error:  # Ray raises what its parts raise: ConnectionError, RuntimeError, ValueError, …
                 where = "a Ray cluster" if address is None else f"the Ray cluster at {address}"
                 raise ExecutorUnavailable(
                     f"{where} cannot be reached: {error}", {"setting": "SMITHERS_RAY_ADDRESS"}
                 ) from error
     return ray
+
+
+def _connect(ray: _Ray, address: str | None) -> None:
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():  # Ray itself would try for minutes
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    said = logging.getLogger("ray._private.worker")
+    level = said.level
+    said.setLevel(logging.ERROR)  # it warns that SIGTERM is not its own in this thread, which is as it should be
+    try:
+        ray.init(address, configure_logging=False, log_to_driver=False)
+    finally:
+        said.setLevel(level)
 
 
 async def _submitted(ray: _Ray, call: Call) -> AsyncIterator[object]:
@@ -147,14 +170,13 @@ def _submit(ray: _Ray, call: Call) -> AsyncIterator[object]:
 
 
 def _packed(call: Call) -> bytes:
-    from ray import cloudpickle
-
+    cloudpickle = cast(_Pickle, importlib.import_module("ray.cloudpickle"))
     modules = _own_modules(call)
     with _pickling:
         for module in modules:
             cloudpickle.register_pickle_by_value(module)
         try:
-            return cast(bytes, cloudpickle.dumps((call.function, call.positional, call.named, call.attempt)))
+            return cloudpickle.dumps((call.function, call.positional, call.named, call.attempt))
         except Exception as error:
             raise TaskNotPortable(
                 f"the function of task {call.attempt.node_id!r} cannot be sent to a worker: {error}. It may use only what can "
@@ -235,8 +257,7 @@ def _raised(failure: Failure) -> BaseException:
 
 def _from_ray(call: Call, error: Exception) -> SmithersError | None:
     """What an error of Ray's own means; None for others."""
-    from ray import exceptions
-
+    exceptions = importlib.import_module("ray.exceptions")
     where = f"task {call.attempt.node_id!r}"
     details: dict[str, object] = {"nodeId": call.attempt.node_id}
     lost = (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.ObjectLostError)

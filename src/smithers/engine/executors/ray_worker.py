@@ -207,21 +207,15 @@ def _plain(value: object) -> object:
 
 
 def _failure(error: BaseException) -> Failure:
-    is_ours = isinstance(error, SmithersError)
+    name, text = type(error).__name__, "".join(traceback.format_exception(error))
+    if isinstance(error, SmithersError):
+        details = json_safe({**error.details, "failure_retryable": error.is_retryable})
+        return Failure(_pickled(error), name, error.summary, error.error_code, cast("dict[str, object]", details), text)
     try:
-        said = error.summary if is_ours else str(error)
+        said = str(error)
     except Exception:  # a broken __str__ must not hide the failure itself
         said = "…"
-    return Failure(
-        _pickled(error),
-        type(error).__name__,
-        said,
-        error.error_code if is_ours else None,
-        cast("dict[str, object]", json_safe({**error.details, "failure_retryable": error.is_retryable}))
-        if is_ours
-        else {},
-        "".join(traceback.format_exception(error)),
-    )
+    return Failure(_pickled(error), name, said, None, {}, text)
 
 
 def _pickled(error: BaseException) -> bytes | None:

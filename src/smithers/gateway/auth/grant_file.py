@@ -167,6 +167,9 @@ class GrantFollower:
             folder = self._file.path.parent
             watched = folder if folder.is_dir() else folder.parent  # where it would come to be
             end = watch_folder(watched, changed.set)
+            if end is not None and watched != folder and folder.is_dir():
+                end()  # it came before the watch did, which tells nothing of what comes into it
+                continue
             self.look()  # what has happened before the watch
             try:
                 async with asyncio.timeout(LOOK_S if end is None else None):

@@ -12,6 +12,7 @@ import contextlib
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from smithers.store.postgres.link import Link
 from smithers.store.postgres.migrate import migrate
 from smithers.store.postgres.notify import Notifier
 from smithers.store.postgres.session import PostgresSession
-from smithers.store.postgres.writer import Writer
+from smithers.store.postgres.writer import FIRST_PAUSE_S, RECONNECT_S, Writer
 from smithers.store.sql.session import Row, Session
 
 T = TypeVar("T")
@@ -172,12 +173,20 @@ class Database:
             self._turns.put(None)
 
     async def aread(self, query: Callable[[Session], T]) -> T:
-        """As `read`, on one of a few threads of the database's own."""
-        try:
-            reading = asyncio.get_running_loop().run_in_executor(self._readers, self.read, query)
-        except RuntimeError as exc:  # the threads are gone
-            raise StorageError(self._refusal or "the database is closed") from exc
-        return await reading
+        """As `read`, on one of a few threads of the database's own; waits for a server that restarts, as writes do."""
+        give_up_at, pause = time.monotonic() + RECONNECT_S, FIRST_PAUSE_S
+        while True:
+            try:
+                reading = asyncio.get_running_loop().run_in_executor(self._readers, self.read, query)
+            except RuntimeError as exc:  # the threads are gone
+                raise StorageError(self._refusal or "the database is closed") from exc
+            try:
+                return await reading
+            except StorageUnreachable:
+                if time.monotonic() + pause >= give_up_at or self._refusal is not None:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
 
     def _check_open(self) -> None:
         if self._refusal is not None:

@@ -48,7 +48,8 @@ TRIES = 6
 RECONNECT_S = 5.0
 """How long jobs wait for the server to come back."""
 
-_PAUSE_S = 0.05
+FIRST_PAUSE_S = 0.05
+"""How soon the server is looked for again; then less and less often."""
 _BATCH_LOCK = f"SET LOCAL lock_timeout = {BATCH_LOCK_MS}"
 
 
@@ -201,7 +202,7 @@ class Writer(GroupWriter[Session]):
                 may_help = link.is_lost or state_of(exc) in REPEATABLE or state_of(exc) in STALE_PLANS
                 if not may_help or attempt == TRIES:
                     return entry, None, again(exc)
-                self._closing.wait(random.uniform(0, _PAUSE_S) * attempt)  # whoever is in the way may do the same
+                self._closing.wait(random.uniform(0, FIRST_PAUSE_S) * attempt)  # whoever is in the way may do the same
         raise AssertionError("unreachable")
 
     def _once(self, link: Link, entry: Waiting[Session], settled: list[Settled[Session]]) -> Settled[Session]:
@@ -254,7 +255,7 @@ class Writer(GroupWriter[Session]):
         self._is_dirty = False
         if link is not None:
             return link
-        give_up_at, pause = time.monotonic() + RECONNECT_S, _PAUSE_S
+        give_up_at, pause = time.monotonic() + RECONNECT_S, FIRST_PAUSE_S
         while True:
             try:
                 self._link = self._new_link()

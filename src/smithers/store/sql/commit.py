@@ -135,6 +135,9 @@ def _tidy_wakeups(cursor: Executor, step: Step, *, has_parent: bool) -> None:
     if is_terminal and has_parent:
         # whoever waits for this run (a parent) reads on from here
         cursor.execute(sql.WAKE_PARENT, (step.run_id,))
+    if step.status.status == "running":
+        # it can go on at once, and other hosts look for that only now and then
+        cursor.execute(sql.WAKEUP, (step.run_id,))
 
 
 def _refusal(connection: Session, step: Step) -> Exception:

@@ -160,10 +160,13 @@ WHERE run_id IN (SELECT run_id FROM _smithers_runs WHERE {_MINE} FOR NO KEY UPDA
 
 
 def release(connection: Session, run_id: str, owner: str) -> None:
-    """Give a run up, so that anybody may claim it; nothing if the owner does not hold it."""
-    connection.execute(
-        "UPDATE _smithers_runs SET runtime_owner_id = NULL WHERE run_id = ? AND runtime_owner_id = ?", (run_id, owner)
-    )
+    """Give a run up, so that anybody may claim it, and say so; nothing if the owner does not hold it."""
+    given_up = connection.execute(
+        "UPDATE _smithers_runs SET runtime_owner_id = NULL WHERE run_id = ? AND runtime_owner_id = ? RETURNING 1",
+        (run_id, owner),
+    ).fetchone()
+    if given_up is not None:
+        connection.execute(sql.WAKEUP, (run_id,))
 
 
 def expire(
