@@ -79,6 +79,7 @@ EVENTS = {
     "(`warningOnly`), or because a call ended after its effect was undone (`lateCompletion`).",
     "SignalReceived": "A signal was accepted for the run.",
     "TaskHeartbeat": "A task said that it is alive, perhaps with a checkpoint.",
+    "TaskWaitingForWorker": "A task computed elsewhere has waited long for a worker; `fits`: whether any node has what it takes.",
     "TimeTravelFinished": "The node is as before the attempt, and the run goes on.",
     "TimeTravelInterrupted": "The process that took the run back died over it. The run is as it was, but effects may have "
     "been undone.",
@@ -91,10 +92,10 @@ EVENTS = {
     "ToolCallStarted": "A tool is called. Committed before the call runs, if the tool has a side effect.",
     "TokenUsageReported": "What a turn of an agent used.",
     "WorkflowPatchRecorded": "`is_patched` was decided for this run.",
-    "WorkflowReloadDetected": "The workflow's source changed while the run goes on (`up --hot`); the next event says what came of it.",
-    "WorkflowReloaded": "The run goes on with changed source: it was loaded while the run went on, or whoever resumed it accepted it.",
+    "WorkflowReloadDetected": "The workflow's source changed during the run (`up --hot`); the next event says what came of it.",
+    "WorkflowReloaded": "The run goes on with changed source: loaded during the run, or accepted by whoever resumed it.",
     "WorkflowReloadFailed": "The changed source cannot be imported or rendered; the run goes on with what it had.",
-    "WorkflowReloadUnsafe": "The changed source does not fit what the run has stored, `reason` says how; the run goes on with what it had.",
+    "WorkflowReloadUnsafe": "The changed source does not fit what the run has stored, as `reason` says; the run goes on with what it had.",
 }
 
 SETTINGS = """\
@@ -106,6 +107,7 @@ VARIABLES = {
     "OPENAI_API_KEY": "the key for `openai_compatible(...)`, if none is given to it",
     "OPENAI_BASE_URL": "the endpoint for `openai_compatible(...)`, if none is given to it",
     "SMITHERS_MODEL": "the model's name for `openai_compatible(...)`, if none is given to it",
+    "SMITHERS_GATEWAY_URL": "given to the command of `smithers token exec`: where the gateway is, if it runs",
     "SMITHERS_ROOT_DIR": "given to the commands of the `bash` tool: the folder that they may write in",
     "SMITHERS_RUN_ID": "given to the programs of `CommandAgent`: the run that they work for",
     "SMITHERS_NODE_ID": "given to the programs of `CommandAgent`: the task",

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import cast
 
 import pytest
 from tests.model.leases import Move, Process, Row, State, moves
@@ -134,7 +135,8 @@ def test_the_stores_sql_takes_every_transition_of_the_row_as_the_model_does(stor
         assert isinstance(steps, int)
         assert isinstance(max_claims, int)
         assert isinstance(rush, frozenset)
-        for state, ways in explored(processes, steps, max_claims, rush).items():
+        ahead = cast("frozenset[int]", rush)
+        for state, ways in explored(processes, steps, max_claims, ahead).items():
             for move in ways:
                 if move.name in ("claim", "commit", "park", "heartbeat"):
                     key = (state.row, move.name, move.who, move.fence, steps)

@@ -235,6 +235,8 @@ class Host:
             if row.cancel_requested_at_ms is not None:
                 await self._cancel(row)
                 return
+            if row.parent_run_id is not None and await self._leave_to_parent(run_id):
+                return
             found = self._resolve(row)
             workflow = await found if isinstance(found, Awaitable) else found
             if workflow is None:
@@ -262,6 +264,16 @@ class Host:
         else:
             self._failing.pop(run_id, None)
             report.resumed.append(run_id)
+
+    async def _leave_to_parent(self, run_id: str) -> bool:
+        """Have whoever drives its parent go on with a subflow's run, as only the parent's code says what it is. False if
+        it is none, or its parent has ended."""
+        store = self._engine.store
+        if await store.aread(lambda c: wakeups.parent_of_subflow(c, run_id)) is None:
+            return False
+        await store.awrite(lambda c: wakeups.wake_parent(c, run_id))
+        self._failing[run_id] = (time.monotonic() + AWAY_S, FIRST_BACKOFF_S / 2)
+        return True
 
     async def _tell_skipped(self, run_id: str, error: SmithersError) -> None:
         draft = event("RunAutoResumeSkipped", reason=error.error_code, message=error.summary)

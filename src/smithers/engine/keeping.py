@@ -239,7 +239,7 @@ class Keeper:
         Args:
             forsaken: those that seemed to be so before it was asked.
         """
-        self._forsaken -= forsaken - self._claim_locks.keys()
+        self._forsaken -= {run_id for run_id in forsaken if run_id not in self._claim_locks}
         for run_id in alive - before.keys():
             if run_id in self.drivers or run_id in self._claim_locks:
                 continue

@@ -27,6 +27,10 @@ class Mark(BaseModel):
     by: str
 
 
+class Draft(Mark):
+    """What a child's first task leaves behind, which is not its result."""
+
+
 class Verdict(BaseModel):
     """A decision."""
 
@@ -56,7 +60,7 @@ class Execution(NamedTuple):
 
 
 smithers, outputs = create_smithers({"mark": Mark, "verdict": Verdict, "word": Word}, input=Wanted)
-in_child, _ = create_smithers({"output": Mark})
+in_child, _ = create_smithers({"draft": Draft, "output": Mark})
 HERE = Path(__file__).parent
 
 
@@ -77,15 +81,15 @@ def record() -> None:
         os.close(descriptor)
 
 
-def work(name: str) -> Task:
+def work(name: str, output: type[Mark] = Mark) -> Task:
     """A task that takes a little while, never the same."""
 
     async def run() -> Mark:
         record()
         await asyncio.sleep(random.uniform(0, LONGEST_S))
-        return Mark(by=name)
+        return output(by=name)
 
-    return Task(name, output=Mark)[run]
+    return Task(name, output=output)[run]
 
 
 def gated(name: str) -> Task:
@@ -103,7 +107,7 @@ def gated(name: str) -> Task:
 @in_child
 def child(ctx: Context[dict[str, object]]) -> Workflow:
     """A run of its own."""
-    return Workflow("child")[work("child-first"), Timer("child-rest", duration="50ms"), work("child-last")]
+    return Workflow("child")[work("child-first", Draft), Timer("child-rest", duration="50ms"), work("child-last")]
 
 
 @smithers

@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Protocol, cast
 
 from smithers.engine.executors.calls import Call
-from smithers.engine.executors.ray_worker import Failure, Message, carry_out
+from smithers.engine.executors.ray_worker import Failure, Message, carry_out, versions
 from smithers.errors import ExecutorUnavailable, SmithersError, TaskError, TaskNotPortable, WorkerLost
 
 CONNECT_S = 5.0
@@ -162,7 +162,7 @@ def _submit(ray: _Ray, call: Call) -> AsyncIterator[object]:
         options["resources"] = custom
     packed = _packed(call)
     try:
-        return ray.remote(carry_out).options(**options).remote(packed, sys.version_info[:2])
+        return ray.remote(carry_out).options(**options).remote(packed, versions())
     except ValueError as error:
         raise TaskError(
             f"task {call.attempt.node_id!r}: Ray refuses its resources: {error}", {"failure_retryable": False}

@@ -18,6 +18,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn, TypeAlias, cast
 
@@ -53,10 +54,15 @@ class Failure:
     traceback: str
 
 
-def carry_out(packed: bytes, python: tuple[int, int]) -> Iterator[Message]:
-    """Make a call and tell of it. Ray's remote function."""
-    if sys.version_info[:2] != python:
-        yield "error", _failure(TaskNotPortable("the worker has another version of Python than the run's owner"))
+def versions() -> str:
+    """What the run's owner and a worker must have the same of."""
+    return f"Python {sys.version_info[0]}.{sys.version_info[1]} and smithers {version('smithers')}"
+
+
+def carry_out(packed: bytes, owners: str) -> Iterator[Message]:
+    """Make a call and tell of it. Ray's remote function; `owners` are the `versions` of the run's owner."""
+    if (own := versions()) != owners:
+        yield "error", _failure(TaskNotPortable(f"the worker has {own}, the run's owner has {owners}"))
         return
     loop = asyncio.new_event_loop()
     mail = _Mail(loop)

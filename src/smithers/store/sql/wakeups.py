@@ -11,6 +11,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final, NamedTuple
 
+from smithers.store.sql import statements as sql
+from smithers.store.sql.locks import lock_waiting
 from smithers.store.sql.session import Dialect, Session, dialect_of
 
 
@@ -52,6 +54,36 @@ WHERE r.run_id IN (SELECT run_id FROM _smithers_timers WHERE due_at_ms <= ?) AND
   AND r.status LIKE 'waiting-%'
 """
 """Parked runs whose moment has come. PostgreSQL may lock what it gives."""
+
+
+_PARENT: Final = """
+WITH RECURSIVE above (run_id, is_subflow) AS (
+    SELECT parent_run_id, CASE WHEN run_id LIKE parent_run_id || ':child:%' THEN 1 ELSE 0 END
+    FROM _smithers_runs WHERE run_id = ? AND parent_run_id IS NOT NULL
+    UNION ALL
+    SELECT r.parent_run_id, CASE WHEN r.run_id LIKE r.parent_run_id || ':child:%' THEN 1 ELSE above.is_subflow END
+    FROM _smithers_runs r JOIN above ON r.run_id = above.run_id WHERE r.status = 'continued' AND r.parent_run_id IS NOT NULL
+)
+SELECT r.run_id, r.runtime_owner_id IS NULL AND EXISTS (
+    SELECT 1 FROM _smithers_wakeups w WHERE w.run_id = r.run_id AND w.id > r.seen_wakeup
+) FROM above JOIN _smithers_runs r ON r.run_id = above.run_id
+WHERE above.is_subflow = 1 AND (r.status = 'running' OR r.status LIKE 'waiting-%')
+"""
+"""The live run that a subflow's run, also a continued one, belongs to; and whether it is going to be looked at anyway."""
+
+
+def parent_of_subflow(connection: Session, run_id: str) -> str | None:
+    """The live run whose subflow a run is."""
+    row = connection.execute(_PARENT, (run_id,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def wake_parent(connection: Session, run_id: str) -> None:
+    """Wake the live run whose subflow a run is."""
+    lock_waiting(connection, run_id)
+    row = connection.execute(_PARENT, (run_id,)).fetchone()
+    if row is not None and not row[1]:
+        connection.execute(sql.WAKEUP, (row[0],))
 
 
 def read_on(connection: Session, cursor: int) -> Woken:
