@@ -95,7 +95,7 @@ EVENTS = {
     "WorkflowReloadDetected": "The workflow's source changed during the run (`up --hot`); the next event says what came of it.",
     "WorkflowReloaded": "The run goes on with changed source: loaded during the run, or accepted by whoever resumed it.",
     "WorkflowReloadFailed": "The changed source cannot be imported or rendered; the run goes on with what it had.",
-    "WorkflowReloadUnsafe": "The changed source does not fit what the run has stored, as `reason` says; the run goes on with what it had.",
+    "WorkflowReloadUnsafe": "The changed source does not fit what is stored, as `reason` says; the run goes on with what it had.",
 }
 
 SETTINGS = """\

@@ -213,8 +213,10 @@ def typed(ctx):
 @pytest.mark.parametrize("has_log", [True, False])
 def test_keys_of_the_input_that_nobody_reads_are_named_in_one_line(cli: Cli, has_log: bool) -> None:
     (cli.folder / "typed.py").write_text(TYPED)
-    handler: logging.Handler = logging.NullHandler()
-    kept, logging.getLogger().handlers = logging.getLogger().handlers, [handler] if has_log else []
+    kept, logging.getLogger().handlers = (
+        logging.getLogger().handlers,
+        list[logging.Handler]([logging.NullHandler()] if has_log else []),
+    )
     try:
         done = cli("up", "typed.py", "-i", '{"x": 1, "topic": "t"}', "--format", "json")
         assert cli("up", "typed.py", "-i", '{"topic": "t"}').err == ""
