@@ -26,6 +26,8 @@ from smithers.store.sql import control, queue, reads, wakeups
 
 log = logging.getLogger(__name__)
 BATCH = 200
+MANY = 1_000
+"""So many runs of dead owners are found at a time, the oldest first; the next look finds more."""
 AT_ONCE = 32
 """So many runs of the queue are started at once."""
 AWAY_S = 1.0
@@ -206,8 +208,9 @@ class Host:
         def query(c: reads.Session) -> list[str]:
             found = [*wakeups.moved_runs(c, BATCH, is_wanted), *wakeups.due_runs(c, now, BATCH, is_wanted)]
             if finds_orphans:
-                live = reads.runs(c, ("running",), 10_000)
-                found += [r.run_id for r in live if is_wanted(r.run_id) and leases.may_take_over(r, now, lease)]
+                dead = [owner for owner in reads.owners(c) if owner != engine.owner and leases.is_owner_dead(owner)]
+                left = reads.left_behind(c, dead[:MANY], now - lease, MANY)
+                found += [r.run_id for r in left if is_wanted(r.run_id) and leases.may_take_over(r, now, lease)]
             return list(dict.fromkeys(found))
 
         return await engine.store.aread(query)

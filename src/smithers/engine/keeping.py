@@ -219,6 +219,9 @@ class Keeper:
             except SmithersError as error:
                 log.warning("heartbeat failed", extra={"code": error.error_code})
                 continue
+            except Exception:  # a bug of ours; without heartbeats others would take all runs over
+                log.exception("heartbeat failed")
+                continue
             for run_id, driver in before.items():
                 if (
                     run_id not in alive

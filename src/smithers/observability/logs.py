@@ -72,7 +72,12 @@ def record_fields(record: logging.LogRecord) -> dict[str, object]:
         "logger": record.name,
     }
     given: Mapping[str, object] = getattr(record, "smithers", {})
-    own = {name: value for name, value in list(vars(record).items()) if name not in _STANDARD and name != "smithers"}
+    own = {
+        name: value
+        for name, value in list(vars(record).items())
+        # an underscore begins what a library notes for itself: Ray adds such a field to every record of the process
+        if name not in _STANDARD and name != "smithers" and not name.startswith("_")
+    }
     for name, value in [*given.items(), *list(own.items())[:MAX_FIELDS]]:
         found[f"{name}_" if name in ("timestamp", "level", "message", "logger") else name] = value
     if record.exc_info and record.exc_info[1] is not None:

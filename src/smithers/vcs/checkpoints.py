@@ -153,6 +153,8 @@ def restore(
                 {"path": str(folder), "changed": changed[:SHOWN_PATHS], "count": len(changed)},
             )
         safety = None if is_kept else _keep(scratch, safety_ref, now, whole, "smithers: files before going back")
+        # a file that was touched without a change would count as changed
+        scratch.git("update-index", "-q", "--refresh", ok=(0, 1))
         # touches what differs between the two and nothing else, and refuses if a file of that has changed meanwhile
         scratch.git("read-tree", "-m", "-u", whole, goal)
     folder.mkdir(parents=True, exist_ok=True)  # git removes folders that become empty

@@ -119,6 +119,24 @@ def runs(connection: Session, statuses: Sequence[str], limit: int, parent: str |
     return [RunRow(*row) for row in rows]
 
 
+def owners(connection: Session) -> list[str]:
+    """Everybody who has a run, living or dead."""
+    rows = connection.execute("SELECT DISTINCT runtime_owner_id FROM _smithers_runs WHERE runtime_owner_id IS NOT NULL")
+    return [str(row[0]) for row in rows]
+
+
+def left_behind(connection: Session, dead: Sequence[str], silent_before_ms: int, limit: int) -> list[RunRow]:
+    """Runs that are marked as running and have no owner, one of these, or one that has shown no life since a moment."""
+    of_dead = f" OR runtime_owner_id IN ({', '.join('?' for _ in dead)})" if dead else ""
+    rows = connection.execute(
+        f"SELECT {_RUN} FROM _smithers_runs WHERE status = 'running' AND (runtime_owner_id IS NULL "
+        f"OR coalesce(heartbeat_at_ms, started_at_ms, 0) < ?{of_dead}) "
+        "AND coalesce(runtime_owner_id, '') NOT LIKE 'mirror:%' ORDER BY created_at_ms LIMIT ?",
+        (silent_before_ms, *dead, limit),
+    )
+    return [RunRow(*row) for row in rows]
+
+
 def nodes(connection: Session, run_id: str) -> list[NodeRow]:
     """All nodes of a run."""
     return [NodeRow(*row) for row in connection.execute(_NODES, (run_id,))]
