@@ -69,6 +69,8 @@ class EventFeed:
         self._hub = hub
         self._listeners = listeners
         self._runs: dict[str, _Live] = {}
+        self._ended: dict[str, int] = {}
+        """How far runs were told of that have ended: a step may have been read before this process hears that it is stored."""
         self._reading: set[asyncio.Task[None]] = set()
         hub.on_step.append(self._stepped)
         hub.on_touch.append(self._touched)
@@ -84,7 +86,13 @@ class EventFeed:
             info = run_info(run_id, launch.workflow_name, launch.parent_run_id, launch.config_json)
             live = self._runs[run_id] = _Live(info, begin)
         elif live is None:
-            live = self._runs[run_id] = _Live(None, None)
+            told = self._ended.get(run_id)
+            if told is not None:
+                rows = [row for row in rows if row.seq >= told]
+                if not rows:
+                    return
+                del self._ended[run_id]
+            live = self._runs[run_id] = _Live(None, told)
         if live.is_reading or live.info is None or (rows and live.next_seq != rows[0].seq):
             live.held += rows
             self._read(run_id, live)
@@ -96,7 +104,7 @@ class EventFeed:
     def _touched(self, run_id: str) -> None:
         live = self._runs.get(run_id)
         if live is None:  # parked by another process; from now on this one knows it
-            live = self._runs[run_id] = _Live(None, None)
+            live = self._runs[run_id] = _Live(None, self._ended.pop(run_id, None))
         self._read(run_id, live)
 
     def _tell(self, run_id: str, live: _Live, info: RunInfo, rows: list[EventRow]) -> None:
@@ -111,6 +119,9 @@ class EventFeed:
             has_ended = row.type in TERMINAL_TYPES or (has_ended and row.type != "RunStarted")
         if has_ended and self._runs.get(run_id) is live:
             del self._runs[run_id]
+            self._ended[run_id] = live.next_seq
+            if len(self._ended) > MAX_RUNS:
+                del self._ended[next(iter(self._ended))]
 
     def _read(self, run_id: str, live: _Live) -> None:
         if not live.is_reading:
