@@ -133,11 +133,11 @@ def test_an_ignored_file_in_the_way_is_kept_too(repo: Repo) -> None:
 
 
 def test_a_checkpoint_of_a_folder_is_about_that_folder(repo: Repo) -> None:
-    work = repo.top / "sub" / "work"
-    repo.write("sub/work/f", "1\n")
+    work = repo.top / "sub" / "inner"
+    repo.write("sub/inner/f", "1\n")
     target = take(work, "a")
-    repo.write("sub/work/f", "2\n")
-    repo.write("sub/work/g", "2\n")
+    repo.write("sub/inner/f", "2\n")
+    repo.write("sub/inner/g", "2\n")
     repo.write("a.txt", "the user's\n")
     assert take(work, "b").tree != target.tree
     later = take(work, "b")
