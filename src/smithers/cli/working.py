@@ -94,10 +94,9 @@ async def worker(
 
             observation = observe(settings, store, found.engine.hub)
         try:
-            if common.output.is_text:
-                served = ", ".join(printable(key) for key in sorted(files))
-                common.output.line(f"working for {printable(store.path)}: {served}; at most {concurrency} runs at once")
-            return await _work(found, drain_s, common.output)
+            served = ", ".join(printable(key) for key in sorted(files))
+            greeting = f"working for {printable(store.path)}: {served}; at most {concurrency} runs at once"
+            return await _work(found, drain_s, common.output, greeting)
         finally:
             if observation is not None:
                 await observation.close()
@@ -105,7 +104,7 @@ async def worker(
         store.close()
 
 
-async def _work(worker: Worker, drain_s: float, out: Output) -> int:
+async def _work(worker: Worker, drain_s: float, out: Output, greeting: str) -> int:
     from smithers.cli.driving import TERMINATING, on_signals
 
     stop, give_up = asyncio.Event(), asyncio.Event()
@@ -114,6 +113,8 @@ async def _work(worker: Worker, drain_s: float, out: Output) -> int:
         (give_up if stop.is_set() else stop).set()
 
     on_signals(dict.fromkeys((signal.SIGINT, *TERMINATING), end))
+    if out.is_text:
+        out.line(greeting)  # only now: whoever reads it may end us
     left = 0
     try:
         await worker.run(stop)

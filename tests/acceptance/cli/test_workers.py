@@ -103,6 +103,8 @@ def test_two_workers_share_what_waits_and_nothing_is_executed_twice(place: tuple
     for name in names:
         launch(shell, db, name)
     workers = [shell.start("worker", "flows", "--db", db, "--concurrency", "2") for _ in range(2)]
+    for worker in workers:
+        worker.until("working for")  # the other one may have done it all before this one is there
     for name in names:
         until(db, name, "finished")
     assert sorted(executed(folder)) == sorted(f"{name}:{step}" for name in names for step in ("first", "last"))

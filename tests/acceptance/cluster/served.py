@@ -16,12 +16,12 @@ KEY = "flow"
 
 async def main(file: Path, db: str, port: int, active: int) -> None:
     """Serve until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     workflow = load_workflow(file)
     workflow.db = db
     gateway = Gateway(max_active_runs=active).register(KEY, workflow, entry_file=file)
     server = await gateway.listen(port=port, host="127.0.0.1")
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     sys.stdout.write(f"{server.port}\n")
     sys.stdout.flush()
     await stop.wait()

@@ -14,11 +14,11 @@ from smithers import Gateway
 
 async def main(port: int, users: int) -> None:
     """Serve until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     tokens = {f"user-{n}": {"role": "operator", "scopes": ["*"], "userId": f"user-{n}"} for n in range(users)}
     gateway = Gateway(auth={"mode": "token", "tokens": tokens} if users else None).register("flow", workflow)
     server = await gateway.listen(port=port, host="127.0.0.1")
-    stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     sys.stdout.write(f"{server.port}\n")
     sys.stdout.flush()
     await stop.wait()

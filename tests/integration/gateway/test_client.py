@@ -22,7 +22,7 @@ from tests.integration.gateway.client_support import (
 from tests.unit.client.test_methods import METHODS, python_name, sample
 
 from smithers.client import GatewayClient, GatewayConnectionLost, GatewayError, RunEvent, sockets
-from smithers.client.frames import Backoff
+from smithers.client.frames import Backoff, Opened, opened_of
 from smithers.errors import InvalidInput
 
 TOKENS = {
@@ -311,7 +311,17 @@ def test_a_stream_goes_on_after_cuts_and_a_restart_with_each_event_once(tmp_path
     asyncio.run(main())
 
 
-def test_from_now_on_starts_at_the_subscription_even_if_it_is_cut_before_anything_happens(tmp_path: Path) -> None:
+def test_from_now_on_starts_at_the_subscription_even_if_it_is_cut_before_anything_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscribed: list[object] = []
+
+    def opened(payload: object) -> Opened:
+        subscribed.append(payload)
+        return opened_of(payload)
+
+    monkeypatch.setattr("smithers.client.client.opened_of", opened)
+
     async def main() -> None:
         events: list[RunEvent] = []
         async with cable(None) as line, GatewayClient(line.url) as client, make_gateway(tmp_path) as gateway:
@@ -321,9 +331,9 @@ def test_from_now_on_starts_at_the_subscription_even_if_it_is_cut_before_anythin
                 async for event in stream:
                     if event.event == "approval.requested":
                         break
-            await until(lambda: gateway_streams(gateway) == 0)
+            subscribed.clear()
             following = asyncio.create_task(collect(client, events, None))
-            await until(lambda: gateway_streams(gateway) == 1)
+            await until(lambda: bool(subscribed))  # the client knows of it: before that, its "now" is yet to come
             line.target, port = None, line.target
             line.cut()
             async with GatewayClient(f"http://127.0.0.1:{port}") as direct:
