@@ -292,6 +292,22 @@ CASES = (
         {},
         Figure("frame_us", "a frame, largest by smallest n", at_most(2, "×")),
     ),
+    Case(
+        "postgres-chain",
+        "chain on PostgreSQL",
+        {"smithers": "engine:postgres_chain", "dbos": "peer_dbos:postgres_chain"},
+        (Figure("cpu_ms", "CPU ms a task, without the server's"), Figure("wall_ms", "wall ms a task")),
+        (100, 1_000),
+        {},
+    ),
+    Case(
+        "postgres-runs",
+        "one-task runs at once on PostgreSQL",
+        {"smithers": "engine:postgres_runs", "dbos": "peer_dbos:postgres_runs"},
+        (Figure("runs_per_s", "runs a second"), Figure("cpu_ms", "CPU ms a run, without the server's")),
+        (500,),
+        {},
+    ),
     *(
         _alone(
             f"workers-{count}",

@@ -6,12 +6,11 @@ from __future__ import annotations
 import sys
 import time
 
-import apsw
-
 from smithers.errors import NodeNotFound
 from smithers.store import open_store
 from smithers.store.interface import ApprovalRow
-from smithers.store.sql import control
+from smithers.store.sql import requests
+from smithers.store.sql.session import Session
 
 
 def approve(_: ApprovalRow) -> tuple[bool, str | None, str | None, str | None]:
@@ -25,8 +24,8 @@ def main() -> None:
     for line in sys.stdin:
         run_id, node_id = line.split()
 
-        def decide(connection: apsw.Connection, run_id: str = run_id, node_id: str = node_id) -> None:
-            control.decide(connection, run_id, node_id, 0, time.time_ns() // 1_000_000, approve)
+        def decide(session: Session, run_id: str = run_id, node_id: str = node_id) -> None:
+            requests.decide(session, run_id, node_id, 0, time.time_ns() // 1_000_000, approve)
 
         while True:
             try:

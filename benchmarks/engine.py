@@ -24,57 +24,80 @@ def fresh_database(scratch: Path) -> Path:
     return scratch / f"{uuid4().hex}.db"
 
 
-async def run(workflow: SmithersWorkflow, database: Path, n: int) -> None:
+async def run(workflow: SmithersWorkflow, database: Path | str, n: int) -> None:
     """Run a workflow of size `n` to its end."""
     result = await run_workflow(workflow, input={"n": n}, db=database)
     assert result.status == "finished", result
 
 
-async def warm_up(database: Path) -> None:
+async def warm_up(database: Path | str) -> None:
     """Load and run what the measurement will use."""
     for workflow in (workflows.chain, workflows.fan_out):
         await run(workflow, database, WARM_TASKS)
 
 
-async def throughput(workflow: SmithersWorkflow, n: int, scratch: Path) -> dict[str, float]:
-    """Cost of a task in runs of `n` tasks, and of keeping it."""
-    database = fresh_database(scratch)
+async def throughput(workflow: SmithersWorkflow, n: int, database: Path | str) -> dict[str, float]:
+    """Cost of a task in runs of `n` tasks."""
     rounds = rounds_of(n)
     await warm_up(database)
     with Meter() as meter:
         for _ in range(rounds):
             await run(workflow, database, n)
     await close_engines()
-    return meter.per_task(n * rounds) | {"kib": kib_per_task(database, n * rounds + 2 * WARM_TASKS)}
+    return meter.per_task(n * rounds)
+
+
+def _with_size(workflow: SmithersWorkflow, n: int, scratch: Path) -> dict[str, float]:
+    """The same on SQLite, and the cost of keeping a task."""
+    database = fresh_database(scratch)
+    found = asyncio.run(throughput(workflow, n, database))
+    return found | {"kib": kib_per_task(database, n * rounds_of(n) + 2 * WARM_TASKS)}
 
 
 def chain(n: int, scratch: Path) -> dict[str, float]:
     """Tasks one after another."""
-    return asyncio.run(throughput(workflows.chain, n, scratch))
+    return _with_size(workflows.chain, n, scratch)
 
 
 def fan_out(n: int, scratch: Path) -> dict[str, float]:
     """Tasks all at once."""
-    return asyncio.run(throughput(workflows.fan_out, n, scratch))
+    return _with_size(workflows.fan_out, n, scratch)
 
 
-async def run_many(n: int, database: Path) -> None:
+async def run_many(n: int, database: Path | str) -> None:
     """`n` runs of one task at the same time."""
     await asyncio.gather(*[run(workflows.chain, database, 1) for _ in range(n)])
 
 
 def many_runs(n: int, scratch: Path) -> dict[str, float]:
     """Runs a second, of `n` runs of one task at the same time."""
+    return asyncio.run(_many_runs(n, fresh_database(scratch)))
 
-    async def main() -> dict[str, float]:
-        database = fresh_database(scratch)
-        await warm_up(database)
-        with Meter() as meter:
-            await run_many(n, database)
-        await close_engines()
-        return {"runs_per_s": n / meter.wall_s, "cpu_ms": meter.cpu_s / n * 1e3}
 
-    return asyncio.run(main())
+async def _many_runs(n: int, database: Path | str) -> dict[str, float]:
+    await warm_up(database)
+    with Meter() as meter:
+        await run_many(n, database)
+    await close_engines()
+    return {"runs_per_s": n / meter.wall_s, "cpu_ms": meter.cpu_s / n * 1e3}
+
+
+def postgres_chain(n: int, scratch: Path) -> dict[str, float]:
+    """Tasks one after another, on PostgreSQL."""
+    from benchmarks.cluster import postgres  # its server is not wanted in measurements without it
+
+    del scratch
+    with postgres() as db:
+        return asyncio.run(throughput(workflows.chain, n, db))
+
+
+def postgres_runs(n: int, scratch: Path) -> dict[str, float]:
+    """Runs a second, of `n` runs of one task at the same time, on PostgreSQL."""
+    from benchmarks.cluster import postgres  # its server is not wanted in measurements without it
+
+    del scratch
+    with postgres() as db:
+        return asyncio.run(_many_runs(n, db))
 
 
 def loop(n: int, scratch: Path) -> dict[str, float]:

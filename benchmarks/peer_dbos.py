@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-not-found, untyped-decorator"
-"""DBOS on SQLite, with WAL and `synchronous=FULL`: trivial async steps in async workflows."""
+"""DBOS on SQLite, with WAL and `synchronous=FULL`, and on PostgreSQL: trivial async steps in async workflows."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ WARM_TASKS = 20
 
 @event.listens_for(Engine, "connect")
 def _use_full_durability(connection: Any, _: object) -> None:
+    if not type(connection).__module__.startswith("sqlite3"):
+        return
     connection.execute("PRAGMA journal_mode=WAL").fetchall()
     connection.execute("PRAGMA synchronous=FULL")
 
@@ -44,13 +46,12 @@ async def steps_at_once(n: int) -> int:
 Work = Callable[[], Awaitable[dict[str, float]]]
 
 
-def _hosted(scratch: Path, work: Work) -> tuple[dict[str, float], Path]:
-    """Run `work` under DBOS on a database of its own."""
-    database = scratch / f"dbos-{uuid4().hex}.db"
+def _hosted(database: str, work: Work) -> dict[str, float]:
+    """Run `work` under DBOS on a fresh database."""
     DBOS(
         config={
             "name": "benchmark",
-            "system_database_url": f"sqlite:///{database}",
+            "system_database_url": database,
             "log_level": "ERROR",
             "enable_otlp": False,
         }
@@ -63,12 +64,20 @@ def _hosted(scratch: Path, work: Work) -> tuple[dict[str, float], Path]:
         return await work()
 
     try:
-        return asyncio.run(main()), database
+        return asyncio.run(main())
     finally:
         DBOS.destroy()
 
 
-def _throughput(workflow: Callable[[int], Awaitable[int]], n: int, scratch: Path) -> dict[str, float]:
+def _file(scratch: Path) -> Path:
+    return scratch / f"dbos-{uuid4().hex}.db"
+
+
+def _on_file(database: Path) -> str:
+    return f"sqlite:///{database}"
+
+
+def _throughput(workflow: Callable[[int], Awaitable[int]], n: int, database: str) -> dict[str, float]:
     rounds = rounds_of(n)
 
     async def work() -> dict[str, float]:
@@ -77,26 +86,52 @@ def _throughput(workflow: Callable[[int], Awaitable[int]], n: int, scratch: Path
                 assert await workflow(n) == n
         return meter.per_task(n * rounds)
 
-    found, database = _hosted(scratch, work)
-    return found | {"kib": kib_per_task(database, n * rounds + 2 * WARM_TASKS)}
+    return _hosted(database, work)
+
+
+def _with_size(workflow: Callable[[int], Awaitable[int]], n: int, scratch: Path) -> dict[str, float]:
+    database = _file(scratch)
+    found = _throughput(workflow, n, _on_file(database))
+    return found | {"kib": kib_per_task(database, n * rounds_of(n) + 2 * WARM_TASKS)}
 
 
 def chain(n: int, scratch: Path) -> dict[str, float]:
     """Steps one after another."""
-    return _throughput(chain_of_steps, n, scratch)
+    return _with_size(chain_of_steps, n, scratch)
 
 
 def fan_out(n: int, scratch: Path) -> dict[str, float]:
     """Steps all at once."""
-    return _throughput(steps_at_once, n, scratch)
+    return _with_size(steps_at_once, n, scratch)
 
 
-def many_runs(n: int, scratch: Path) -> dict[str, float]:
-    """Runs a second, of `n` workflows of one step at the same time."""
-
+def _many_runs(n: int, database: str) -> dict[str, float]:
     async def work() -> dict[str, float]:
         with Meter() as meter:
             await asyncio.gather(*[chain_of_steps(1) for _ in range(n)])
         return {"runs_per_s": n / meter.wall_s, "cpu_ms": meter.cpu_s / n * 1e3}
 
-    return _hosted(scratch, work)[0]
+    return _hosted(database, work)
+
+
+def many_runs(n: int, scratch: Path) -> dict[str, float]:
+    """Runs a second, of `n` workflows of one step at the same time."""
+    return _many_runs(n, _on_file(_file(scratch)))
+
+
+def postgres_chain(n: int, scratch: Path) -> dict[str, float]:
+    """Steps one after another, on PostgreSQL."""
+    from benchmarks.cluster import postgres  # its server is not wanted in measurements without it
+
+    del scratch
+    with postgres() as db:
+        return _throughput(chain_of_steps, n, db)
+
+
+def postgres_runs(n: int, scratch: Path) -> dict[str, float]:
+    """Runs a second, of `n` workflows of one step at the same time, on PostgreSQL."""
+    from benchmarks.cluster import postgres  # its server is not wanted in measurements without it
+
+    del scratch
+    with postgres() as db:
+        return _many_runs(n, db)

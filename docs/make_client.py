@@ -6,10 +6,13 @@ One Python method for each published RPC method: required parameters first, the 
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 import textwrap
 import types
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple, Union, get_args, get_origin, is_typeddict
 
@@ -133,13 +136,21 @@ class {name}:
 '''
 
 
+def heading(method: Method) -> str:
+    """A line above the methods of an area: what its module says that it is about."""
+    subject = re.split("[:.;,]", (inspect.getmodule(method.handle).__doc__ or "").removeprefix("RPC: "))[0].strip()
+    return f"── {subject} ".ljust(113, "─")
+
+
 def module(*, is_async: bool) -> str:
     """The text of a module, formatted."""
     methods = [m for m in Methods(AREAS).declared if m.is_published and m.name not in BY_HAND]
     name = "Methods" if is_async else "SyncMethods"
     title = f"{name}: what {'`GatewayClient`' if is_async else '`SyncGatewayClient`'} can ask of a gateway."
     head = HEAD.format(title=title, name=name, call="async " if is_async else "")
-    text = head + "".join("\n" + body(m, is_async=is_async) + "\n" for m in methods)
+    text = head
+    for area, members in groupby(methods, key=heading):
+        text += f"\n    # {area}\n" + "".join("\n" + body(m, is_async=is_async) + "\n" for m in members)
     command = [sys.executable, "-m", "ruff", "format", "--stdin-filename", str(HOME / "methods.py"), "-"]
     return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
 

@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 from hypothesis import settings
 from tests.postgres_support import empty_postgres_url as empty_postgres_url
+from tests.postgres_support import postgres_line as postgres_line
 from tests.postgres_support import postgres_server as postgres_server
 from tests.postgres_support import postgres_template as postgres_template
 from tests.postgres_support import postgres_url as postgres_url

@@ -42,6 +42,9 @@ _FAST = {
     "jit": "off",
 }
 _PREFIX = "smithers-pg-"
+_MEMORY = Path("/dev/shm")
+_ROOM = 2 << 30
+"""So much free memory makes it the better place for the data: making a database is mostly making files."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -53,7 +56,7 @@ class PostgresServer:
         # PostgreSQL does not run as root, and the folders that pytest makes are closed to everybody else
         self._user = pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
         _remove_orphans()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_place()))
         if self._user is not None:
             os.chown(self.folder, self._user, self._user)
         self._options = {**_FAST, **options}
@@ -173,10 +176,20 @@ def _programs() -> Path:
 
 def _remove_orphans() -> None:
     """Remove what test processes have left that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(folder, ignore_errors=True)
+    for place in (Path(tempfile.gettempdir()), _MEMORY):
+        for folder in place.glob(f"{_PREFIX}*"):
+            owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+            if owner.isdigit() and not Path(f"/proc/{owner}").exists() and Path("/proc/self").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _place() -> Path:
+    try:
+        found = os.statvfs(_MEMORY)
+    except OSError:
+        found = None
+    has_room = found is not None and found.f_bavail * found.f_frsize >= _ROOM and os.access(_MEMORY, os.W_OK)
+    return _MEMORY if has_room else Path(tempfile.gettempdir())
 
 
 def _end_with_parent() -> None:
@@ -215,4 +228,39 @@ def empty_postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
     """A fresh database without any tables."""
     name = postgres_server.create_database()
     yield postgres_server.url(name)
+    postgres_server.drop_database(name)
+
+
+class Line:
+    """A way to a database, which can be taken away and put back."""
+
+    def __init__(self, server: PostgresServer, database: str) -> None:
+        self._server = server
+        self._database = database
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX.replace("pg-", "line-")))
+        self._link = self._folder / "s"
+        self.url = server.url(database).replace(str(server.folder), str(self._link))
+        self.back()
+
+    def away(self) -> None:
+        """Have nobody reach the database, nor stay connected."""
+        self._link.unlink()
+        self._server.cut(self._database)
+
+    def back(self) -> None:
+        """Have it reached again."""
+        self._link.symlink_to(self._server.folder)
+
+    def remove(self) -> None:
+        """Tidy up."""
+        shutil.rmtree(self._folder)
+
+
+@pytest.fixture
+def postgres_line(postgres_server: PostgresServer, postgres_template: str) -> Iterator[Line]:
+    """A way to a fresh database with an up-to-date schema."""
+    name = postgres_server.create_database(postgres_template)
+    found = Line(postgres_server, name)
+    yield found
+    found.remove()
     postgres_server.drop_database(name)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from uuid import UUID
 
 _AT_ONCE = 256
 _SIZE = 16
+_VARIANTS = "89ab"
 
 
 class _Source:
@@ -40,4 +40,6 @@ if hasattr(os, "register_at_fork"):
 
 def new_id() -> str:
     """A new random id."""
-    return str(UUID(bytes=_source.take(), version=4))
+    text = _source.take().hex()
+    variant = _VARIANTS[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"

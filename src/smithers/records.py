@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from operator import attrgetter
 from reprlib import recursive_repr
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast, get_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +28,10 @@ else:
             return _made(cls, frozen, slots, eq, kw_only)
 
         return made if cls is None else made(cls)
+
+
+_BUILTIN: Final[dict[object, str]] = {dict: "{}", list: "[]", set: "set()"}
+"""How a field's default is made that is an empty container, such as `dict[str, int]`."""
 
 
 def _made(cls: type[object], frozen: bool, slots: bool, eq: bool, kw_only: bool) -> type[object]:
@@ -69,8 +73,12 @@ def _init(made: type, fields: tuple[dataclasses.Field[object], ...], frozen: boo
         name, value = field.name, field.name
         default = ""
         if field.default_factory is not dataclasses.MISSING:
-            known[f"_make{number}"] = field.default_factory
-            value = f"_make{number}() if {name} is _unset else {name}" if field.init else f"_make{number}()"
+            make = _BUILTIN.get(
+                get_origin(field.default_factory)
+            )  # an alias takes five times as long as what it stands for
+            if make is None:
+                make, known[f"_make{number}"] = f"_make{number}()", field.default_factory
+            value = f"{make} if {name} is _unset else {name}" if field.init else make
             default = "=_unset"
         elif field.default is not dataclasses.MISSING:
             known[f"_default{number}"] = field.default

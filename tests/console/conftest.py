@@ -23,7 +23,7 @@ HOSTILE = '<img src=x onerror="globalThis.hacked=1"><script>globalThis.hacked=1<
 """Markup that runs if anybody takes it for markup."""
 _NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 _FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 held = threading.Event()
 """What the first task of `slow` waits for."""
 

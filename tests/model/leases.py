@@ -4,7 +4,10 @@ A state holds everything that matters and nothing else, so that all states of a 
 whether the owner's last sign of life is older than the lease. That covers clocks that run apart, too: to a process whose clock
 is ahead an owner looks silent at any moment (`RUSH`).
 
-The transitions of the row (`claim`, `commit`, `heartbeat`, `give_up`) are functions of their own: `test_leases.py` holds the
+A parked run is taken before it is claimed (`take`): left to one process for a while, so that not all of them load it. Claims
+do not ask for that, and the hold may end at any moment (`hold over`): all that is promised holds without it.
+
+The transitions of the row (`claim`, `commit`, `heartbeat`, `park`, `take`) are functions of their own: `test_leases.py` holds the
 SQL to each that is ever taken.
 """
 
@@ -28,6 +31,8 @@ class Row:
     """Steps that are committed."""
     is_silent: bool = False
     """Whether the owner's last sign of life is older than the lease."""
+    is_taken: bool = False
+    """Whether it is parked, and left to somebody who is about to claim it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,14 @@ def claim(row: Row, who: int, expect_epoch: int) -> tuple[Row, bool]:
     """Take the run over if nobody has since it was looked at."""
     if row.epoch != expect_epoch:
         return row, False
-    return replace(row, owner=who, epoch=row.epoch + 1, status="running", is_silent=False), True
+    return replace(row, owner=who, epoch=row.epoch + 1, status="running", is_silent=False, is_taken=False), True
+
+
+def take(row: Row) -> tuple[Row, bool]:
+    """Have a parked run left to oneself for a while."""
+    if row.owner is not None or row.status != "waiting-event" or row.is_taken:
+        return row, False
+    return replace(row, is_taken=True), True
 
 
 def commit(row: Row, who: int, epoch: int, steps: int) -> tuple[Row, bool]:
@@ -103,6 +115,8 @@ def moves(state: State, *, steps: int, max_claims: int, rush: frozenset[int] = f
     """
     if state.row.owner is not None and not state.row.is_silent:
         yield Move("silence", -1, 0, replace(state, row=replace(state.row, is_silent=True)), True)
+    if state.row.is_taken:
+        yield Move("hold over", -1, 0, replace(state, row=replace(state.row, is_taken=False)), True)
     for who, process in enumerate(state.processes):
         if process.phase == "dead":
             continue
@@ -115,6 +129,10 @@ def moves(state: State, *, steps: int, max_claims: int, rush: frozenset[int] = f
             yield _with(state, who, "look", Process("looked", state.row.epoch, state.row.done))
         elif process.phase == "looked":
             yield _with(state, who, "turn away", Process())
+            if state.row.status == "waiting-event":
+                row, is_accepted = take(state.row)
+                # whoever is too late turns away; whoever is not goes on with what it has seen, though others may claim too
+                yield _row_move(state, who, "take", 0, row, process if is_accepted else Process(), is_accepted)
             if state.claims < max_claims and _looks_free(state, who, rush):
                 yield _claimed(state, who, process)
         elif process.phase == "owner":

@@ -14,7 +14,7 @@ from tests.model.leases import Move, Process, Row, State, moves
 from smithers.errors import LeaseLost
 from smithers.store import open_store
 from smithers.store.interface import NewRun, StatusChange, Step
-from smithers.store.sql import commit, control, reads
+from smithers.store.sql import commit, control, reads, wakeups
 from smithers.store.sql.session import Session
 from smithers.store.sql.store import SqlStore
 
@@ -60,6 +60,21 @@ def test_a_step_is_committed_once_by_a_process_that_knew_all_steps_before_it(
             if move.name == "commit" and move.is_accepted:
                 assert state.processes[move.who].done == state.row.done
                 assert move.after.row.done == state.row.done + 1
+
+
+@pytest.mark.parametrize(("processes", "steps", "max_claims", "rush"), WORLDS)
+def test_a_parked_run_is_taken_by_one_process_at_a_time(
+    processes: int, steps: int, max_claims: int, rush: frozenset[int]
+) -> None:
+    tried = 0
+    for state, ways in explored(processes, steps, max_claims, rush).items():
+        assert not state.row.is_taken or (state.row.owner, state.row.status) == (None, "waiting-event")
+        for move in ways:
+            if move.name == "take":
+                tried += 1
+                assert move.is_accepted is not state.row.is_taken
+                assert move.after.row.epoch == state.row.epoch
+    assert tried > 0
 
 
 @pytest.mark.parametrize(("processes", "steps", "max_claims", "rush"), WORLDS)
@@ -138,7 +153,7 @@ def test_the_stores_sql_takes_every_transition_of_the_row_as_the_model_does(stor
         ahead = cast("frozenset[int]", rush)
         for state, ways in explored(processes, steps, max_claims, ahead).items():
             for move in ways:
-                if move.name in ("claim", "commit", "park", "heartbeat"):
+                if move.name in ("claim", "commit", "park", "heartbeat", "take"):
                     key = (state.row, move.name, move.who, move.fence, steps)
                     wanted[key] = (move.after.row, move.is_accepted)
     assert len(wanted) > 100
@@ -165,6 +180,8 @@ def taken(store: SqlStore, row: Row, name: str, who: int, fence: int, steps: int
 def _act(session: Session, row: Row, name: str, who: int, fence: int, steps: int) -> bool:
     if name == "claim":
         return control.claim(session, RUN, _name(who), NOW, fence, ()) is not None
+    if name == "take":
+        return RUN in wakeups.take(session, [RUN], NOW)
     if name == "heartbeat":
         return RUN in control.heartbeat(session, _name(who), NOW)
     step = Step(RUN, _name(who), fence, row.done + 1, NOW)
@@ -182,6 +199,8 @@ def _act(session: Session, row: Row, name: str, who: int, fence: int, steps: int
 
 def _store(session: Session, row: Row) -> None:
     beat = NOW - 2 * LEASE if row.is_silent else NOW
+    if row.status == "waiting-event":  # something has arrived for it, or nobody would take it
+        session.execute("INSERT INTO _smithers_wakeups (run_id) VALUES (?)", (RUN,)).fetchall()
     session.execute(
         "UPDATE _smithers_runs SET runtime_owner_id = ?, epoch = ?, status = ?, frame_no = ?, heartbeat_at_ms = ?, "
         "finished_at_ms = ? WHERE run_id = ?",
@@ -190,7 +209,7 @@ def _store(session: Session, row: Row) -> None:
             row.epoch,
             row.status,
             row.done,
-            beat if row.owner is not None else None,
+            beat if row.owner is not None or row.is_taken else None,
             NOW if row.status == "finished" else None,
             RUN,
         ),
@@ -202,7 +221,8 @@ def _stored(session: Session) -> Row:
     owner = None if run.runtime_owner_id is None else int(run.runtime_owner_id.partition(":")[2])
     is_silent = owner is not None and NOW - (run.heartbeat_at_ms or 0) > LEASE
     assert run.status in ("running", "waiting-event", "finished")
-    return Row(owner, run.epoch, run.status, run.frame_no, is_silent)  # type: ignore[arg-type]
+    is_taken = owner is None and run.heartbeat_at_ms is not None
+    return Row(owner, run.epoch, run.status, run.frame_no, is_silent, is_taken)  # type: ignore[arg-type]
 
 
 def _name(who: int) -> str:

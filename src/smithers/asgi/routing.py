@@ -114,6 +114,8 @@ class Call:
     @cached_property
     def _pairs(self) -> list[tuple[str, str]]:
         text = bytes(self._scope.get("query_string", b"")).decode("latin-1")
+        if not text:
+            return []
         try:
             return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
         except ValueError as error:
@@ -145,6 +147,7 @@ class HttpApp:
         guard: lets requests through.
         max_body_bytes: the largest body that is read.
         observe: told of every answer.
+        on_open: called once, at the lifespan's start or before the first request, in the event loop that serves.
         on_close: called at the lifespan's end, when the app is served by itself.
         fallback: answers requests that no route matches, by itself; a `NotFound` by default.
         problem: makes the answer for an error.
@@ -158,6 +161,7 @@ class HttpApp:
         *,
         max_body_bytes: int,
         observe: Observe | None = None,
+        on_open: Callable[[], None] | None = None,
         on_close: Callable[[], Awaitable[None]] | None = None,
         fallback: Callable[[Call], Awaitable[ASGIApp]] | None = None,
         problem: Callable[[Exception], ASGIApp] = problem_response,
@@ -168,6 +172,7 @@ class HttpApp:
         self.drain = Drain()
         self._guard = guard
         self._observe = observe
+        self._on_open = on_open
         self._on_close = on_close
         self._fallback = fallback
         self._problem = problem
@@ -197,6 +202,7 @@ class HttpApp:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self._open()
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 self.drain.start()
@@ -205,8 +211,14 @@ class HttpApp:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
+    def _open(self) -> None:
+        opening, self._on_open = self._on_open, None
+        if opening is not None:
+            opening()
+
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
+        self._open()
         route, params = self._find(scope)
         status = 500
         has_begun = False

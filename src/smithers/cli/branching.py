@@ -12,6 +12,7 @@ from smithers.cli.options import Option
 from smithers.cli.output import Output, printable
 from smithers.cli.steps import Step, db_flag
 from smithers.cli.travelling import Force, RunOption, Target, admin, go_on, tell_next, wire
+from smithers.records import dataclass
 
 if TYPE_CHECKING:
     from smithers.control.travel.forking import Forked
@@ -28,16 +29,23 @@ Label = Annotated[str | None, Option("--label", "-l", help="What the branch is c
 NewRun = Annotated[str | None, Option(help="The new run's id; made up if not given.")]
 
 
+@dataclass(frozen=True)
+class Branch:
+    """Options of both commands: where from, what to do again, and what the new run is."""
+
+    run_id: RunOption = None
+    frame: Frame = None
+    node: Reset = None
+    input: Input = None
+    label: Label = None
+    new_run_id: NewRun = None
+
+
 async def fork(
     target: str,
     /,
     *,
-    run_id: RunOption = None,
-    frame: Frame = None,
-    node: Reset = None,
-    input: Input = None,
-    label: Label = None,
-    new_run_id: NewRun = None,
+    branch: Branch | None = None,
     run: Annotated[bool, Option(help="Go on with the new run.", is_switch=True)] = False,
     force: Force = False,
     common: Common | None = None,
@@ -50,7 +58,7 @@ async def fork(
         The run's id, or the workflow's file with --run-id.
     """
     common = common or Common()
-    asked = _Branch(target, run_id, frame, node, input, label, new_run_id, force)
+    asked = _Branch(target, branch or Branch(), force)
     return await _branch(common, asked, goes_on=run)
 
 
@@ -58,12 +66,7 @@ async def replay(
     target: str,
     /,
     *,
-    run_id: RunOption = None,
-    frame: Frame = None,
-    node: Reset = None,
-    input: Input = None,
-    label: Label = None,
-    new_run_id: NewRun = None,
+    branch: Branch | None = None,
     restore_vcs: Annotated[bool, Option(help="Put files back to what they were then.", is_switch=True)] = False,
     force: Force = False,
     common: Common | None = None,
@@ -76,30 +79,20 @@ async def replay(
         The run's id, or the workflow's file with --run-id.
     """
     common = common or Common()
-    asked = _Branch(target, run_id, frame, node, input, label, new_run_id, force)
+    asked = _Branch(target, branch or Branch(), force)
     return await _branch(common, asked, goes_on=True, restores=restore_vcs)
 
 
 class _Branch:
     """What `fork` and `replay` are asked for."""
 
-    def __init__(
-        self,
-        target: str,
-        run_id: str | None,
-        frame: int | None,
-        nodes: list[str] | None,
-        input: str | None,
-        label: str | None,
-        new_run_id: str | None,
-        force: bool,
-    ) -> None:
-        self.target = Target(target, run_id)
-        self.frame = frame
-        self.nodes = nodes or []
-        self.input = None if input is None else read_object(input, "--input")
-        self.label = label
-        self.new_run_id = new_run_id
+    def __init__(self, target: str, given: Branch, force: bool) -> None:
+        self.target = Target(target, given.run_id)
+        self.frame = given.frame
+        self.nodes = given.node or []
+        self.input = None if given.input is None else read_object(given.input, "--input")
+        self.label = given.label
+        self.new_run_id = given.new_run_id
         self.force = force
 
 

@@ -43,6 +43,7 @@ class Plan:
         required: files that must be there and in order; others are left out with a word.
         token: the operator's own; None for none.
         idle_ms: when to end for lack of work, in milliseconds; 0 for never.
+        wait_s: how long to wait for a database that is away at the start.
     """
 
     root: Path
@@ -55,6 +56,8 @@ class Plan:
     mints_token: bool
     insecure: bool
     idle_ms: int
+    wait_s: float
+    max_active_runs: int
     db: str | None
 
 
@@ -81,18 +84,21 @@ class GatewayHost:
     async def run(self) -> int:
         """Serve until a signal, or until idle; the exit code. Raises `InvalidInput`, `WorkflowLoadFailed`, `StorageError`."""
         from smithers.cli.driving import TERMINATING, on_signals
+        from smithers.cli.patience import patiently
 
         on_signals({number: partial(self._end, 128 + number) for number in (signal.SIGINT, *TERMINATING)})
         gateway = self._make()
         await self._files.register_all(gateway, self._plan.required)
         following = None if self._follower is None else asyncio.ensure_future(self._follower.run())
         try:
-            server = await self._listen(gateway)
-            self._tell_start(server)
-            with RunLines(self._out, self._settings):
-                await self._stop.wait()
-                if self._out.is_text:
-                    self._out.note("closing: runs are parked; once more to end at once")
+            listen = partial(self._listen, gateway)
+            server = await patiently(listen, self._plan.wait_s, self._stop, self._note)
+            if server is not None:
+                self._tell_start(server)
+                with RunLines(self._out, self._settings):
+                    await self._stop.wait()
+                    if self._out.is_text:
+                        self._out.note("closing: runs are parked; once more to end at once")
         finally:
             if following is not None:
                 following.cancel()
@@ -135,6 +141,7 @@ class GatewayHost:
             workflow_registry_refreshes_known=True,
             workflow_registry_status=self._files.status,
             idle_timeout_ms=plan.idle_ms,
+            max_active_runs=plan.max_active_runs,
             on_idle=self._idle,
             settings=self._settings,
         )

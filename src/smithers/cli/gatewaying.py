@@ -35,11 +35,13 @@ async def gateway(
     name: Annotated[list[str] | None, Option("--name", is_switch=True)] = None,
     host: Annotated[str, Option("--host", "-H")] = DEFAULT_HOST,
     port: Annotated[int, Option("--port", "-p")] = DEFAULT_PORT,
-    backend: Literal["sqlite"] = "sqlite",
+    backend: Literal["sqlite", "postgres"] | None = None,
     auth_token: str | None = None,
     mint_token: Annotated[bool, Option(is_switch=True)] = False,
     insecure: Annotated[bool, Option(is_switch=True)] = False,
     idle_timeout: str | None = None,
+    wait_for_db: str = "60s",
+    max_active_runs: int = 2_000,
     common: Common | None = None,
 ) -> int:
     """Serve workflows to bots, dashboards and people, over HTTP and WebSocket. Stays until Ctrl-C.
@@ -55,7 +57,7 @@ async def gateway(
     port
         The port; a free one if it is taken, or 0.
     backend
-        What runs are stored in.
+        What runs are stored in: with postgres, --db or $SMITHERS_DB must name the server. By default what they name.
     auth_token
         What requests must carry; else $SMITHERS_API_KEY.
     mint_token
@@ -64,6 +66,10 @@ async def gateway(
         Do without a token, even beyond this machine.
     idle_timeout
         End after so long without connections, runs, schedules and timers, as 30m; else $SMITHERS_GATEWAY_IDLE_MS.
+    wait_for_db
+        How long to wait for a database that is away at the start; 0s for not at all.
+    max_active_runs
+        At most so many runs are started here at once; with 0 all are left to workers.
     """
     from smithers.cli.gateway_files import find_files
     from smithers.cli.gateway_host import GatewayHost, Plan
@@ -74,6 +80,7 @@ async def gateway(
     token = (settings.api_key if auth_token is None else auth_token) or None
     root = workspace_root(Path.cwd())
     has_grants = (root / GRANTS).exists()
+    backend = _checked_backend(backend, settings.db)
     _check_address(host, port, may_be_public=bool(token) or mint_token or has_grants or insecure)
     idle_ms = settings.gateway_idle_ms if idle_timeout is None else read_duration(idle_timeout, "--idle-timeout")
     given = workflows or []
@@ -88,6 +95,8 @@ async def gateway(
         mints_token=mint_token,
         insecure=insecure,
         idle_ms=idle_ms,
+        wait_s=read_duration(wait_for_db, "--wait-for-db") / 1000,
+        max_active_runs=max_active_runs,
         db=settings.db,
     )
     with StateFile(root) as state:
@@ -95,6 +104,23 @@ async def gateway(
             raise await _running_already(state, root)
         os.chdir(root)  # where relative databases and the work of tasks are
         return await GatewayHost(plan, state, settings, common.output).run()
+
+
+def _checked_backend(given: Literal["sqlite", "postgres"] | None, db: str | None) -> Literal["sqlite", "postgres"]:
+    """What runs are stored in. Raises `InvalidInput` if that is not what the address names."""
+    from smithers.store import is_server
+
+    named: Literal["sqlite", "postgres"] = "postgres" if db is not None and is_server(db) else "sqlite"
+    if given == "postgres" and named == "sqlite":
+        raise InvalidInput(
+            "--backend postgres needs the address of a server: --db postgresql://… or SMITHERS_DB", {"backend": given}
+        )
+    if given == "sqlite" and named == "postgres":
+        raise InvalidInput(
+            "--backend sqlite, and --db or SMITHERS_DB names a PostgreSQL server: leave one of them out",
+            {"backend": given},
+        )
+    return named
 
 
 def _check_address(host: str, port: int, *, may_be_public: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Annotated
 
-from smithers.cli.arguments import positive, read_duration
+from smithers.cli.arguments import read_duration
 from smithers.cli.common import Common, open_control
 from smithers.cli.options import Option
 from smithers.cli.output import duration, printable
@@ -13,6 +13,7 @@ from smithers.errors import InvalidInput
 
 if TYPE_CHECKING:
     from smithers.store.sql.limits import Limit
+    from smithers.store.sql.queue import Lane
 
 
 async def queue_list(*, common: Common | None = None) -> int:
@@ -26,13 +27,20 @@ async def queue_list(*, common: Common | None = None) -> int:
     if not out.is_text:
         out.document(
             {
-                "waiting": [{"queue": lane.queue, "workflow": lane.workflow, "runs": lane.runs} for lane in lanes],
+                "waiting": [_waiting(lane, is_paused=lane.is_paused(held)) for lane in lanes],
                 "limits": [_wire(limit) for limit in held.values()],
             }
         )
         return 0
     if lanes:
-        rows = [(printable(lane.queue), printable(lane.workflow), f"{lane.runs:,}") for lane in lanes]
+        rows = [
+            (
+                printable(lane.queue),
+                printable(lane.workflow),
+                f"{lane.runs:,}" + (", paused" if lane.is_paused(held) else ""),
+            )
+            for lane in lanes
+        ]
         out.table(("QUEUE", "WORKFLOW", "WAITING"), rows)
     else:
         out.line("nothing waits")
@@ -60,7 +68,7 @@ async def queue_limit(
     name
         A queue, or workflow:KEY for a workflow.
     concurrency
-        At most so many runs at once.
+        At most so many runs at once; 0 is a pause: nothing starts, what was started goes on.
     rate
         At most so many starts in a period: 10/1s, 100/1h.
     """
@@ -69,7 +77,8 @@ async def queue_limit(
     common = common or Common()
     if concurrency is None and rate is None:
         raise InvalidInput("what is the limit? Give --concurrency, --rate or both; `queue rm` takes a limit away")
-    positive(concurrency, "--concurrency")
+    if concurrency is not None and concurrency < 0:
+        raise InvalidInput(f"--concurrency: must be 0 or more, not {concurrency}")
     count, period_ms = (None, None) if rate is None else _rate(rate)
     limit = limits.Limit(name, concurrency, count, period_ms)
     with open_control(common) as control:
@@ -119,13 +128,20 @@ def _wire(limit: Limit) -> dict[str, object]:
     return {
         "name": limit.name,
         "concurrency": limit.concurrency,
+        "paused": limit.is_pause,
         "rateCount": limit.rate_count,
         "ratePeriodMs": limit.rate_period_ms,
     }
 
 
+def _waiting(lane: Lane, *, is_paused: bool) -> dict[str, object]:
+    return {"queue": lane.queue, "workflow": lane.workflow, "runs": lane.runs, "paused": is_paused}
+
+
 def _row(limit: Limit) -> tuple[str, str, str]:
-    at_once = "any number" if limit.concurrency is None else str(limit.concurrency)
+    at_once = (
+        "any number" if limit.concurrency is None else "none: paused" if limit.is_pause else str(limit.concurrency)
+    )
     if limit.rate_count is None or limit.rate_period_ms is None:
         return printable(limit.name), at_once, "any number"
     return printable(limit.name), at_once, f"{limit.rate_count} in {duration(limit.rate_period_ms)}"

@@ -18,6 +18,7 @@ from smithers.cli.options import Option
 from smithers.cli.output import Output, duration, printable
 from smithers.cli.steps import Step, db_flag
 from smithers.errors import InvalidInput
+from smithers.records import dataclass
 
 if TYPE_CHECKING:
     from smithers.components.workflow import SmithersWorkflow
@@ -35,6 +36,15 @@ NoDeps = Annotated[bool, Option(help="Only this step, not what was started after
 Accept = Annotated[bool, Option(help="Go on although the workflow's source changed.", is_switch=True)]
 Node = Annotated[str, Option("--node", "-n", help="The step.")]
 Iteration = Annotated[int, Option(help="The iteration of the step's loop.")]
+
+
+@dataclass(frozen=True)
+class Again:
+    """Options of the commands that do a step again: what they may pass over."""
+
+    force: Force = False
+    no_revert: NoRevert = False
+    accept_workflow_change: Accept = False
 
 
 # ── back for good ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -129,9 +139,7 @@ async def retry_task(
     run_id: RunOption = None,
     iteration: Iteration = 0,
     no_deps: NoDeps = False,
-    force: Force = False,
-    no_revert: NoRevert = False,
-    accept_workflow_change: Accept = False,
+    again: Again | None = None,
     common: Common | None = None,
 ) -> int:
     """Do a step again, with what was built upon it, and go on.
@@ -141,7 +149,7 @@ async def retry_task(
     target
         The run's id, or the workflow's file with --run-id.
     """
-    common = common or Common()
+    common, again = common or Common(), again or Again()
     out = common.output
     asked = Target(target, run_id)
     from smithers.control.travel import resetting
@@ -156,13 +164,13 @@ async def retry_task(
                 iteration,
                 caller=admin(),
                 reset_dependents=not no_deps,
-                force=force,
-                no_revert=no_revert,
+                force=again.force,
+                no_revert=again.no_revert,
                 workflow=workflow,
             )
     if out.is_text:
         _tell_reset(out, done)
-    return await go_on(common, asked.run_id, workflow, accept_workflow_change=accept_workflow_change)
+    return await go_on(common, asked.run_id, workflow, accept_workflow_change=again.accept_workflow_change)
 
 
 async def timetravel(
@@ -176,9 +184,7 @@ async def timetravel(
     no_vcs: NoVcs = False,
     no_deps: NoDeps = False,
     resume: Annotated[bool, Option(help="Go on from there.", is_switch=True)] = False,
-    force: Force = False,
-    no_revert: NoRevert = False,
-    accept_workflow_change: Accept = False,
+    again: Again | None = None,
     common: Common | None = None,
 ) -> int:
     """Take a step back to before an attempt of it began, with what was built upon it.
@@ -188,7 +194,7 @@ async def timetravel(
     target
         The run's id, or the workflow's file with --run-id.
     """
-    common = common or Common()
+    common, again = common or Common(), again or Again()
     out = common.output
     asked = Target(target, run_id)
     from smithers.control.checkpoints import Restorer
@@ -205,17 +211,17 @@ async def timetravel(
                 attempt,
                 caller=admin(),
                 reset_dependents=not no_deps,
-                force=force,
-                no_revert=no_revert,
+                force=again.force,
+                no_revert=again.no_revert,
                 workflow=workflow,
-                restore=None if no_vcs else Restorer(control, is_forced=force),
+                restore=None if no_vcs else Restorer(control, is_forced=again.force),
             )
         db = db_flag(control.store.path)
     steps = [Step(f"smithers resume {shlex.quote(asked.run_id)}{db}", "go on from there")]
     if out.is_text:
         _tell_reset(out, done)
     if resume:
-        return await go_on(common, asked.run_id, workflow, accept_workflow_change=accept_workflow_change)
+        return await go_on(common, asked.run_id, workflow, accept_workflow_change=again.accept_workflow_change)
     if out.is_text:
         tell_next(out, steps)
     else:

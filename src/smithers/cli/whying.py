@@ -85,6 +85,8 @@ def _tell(out: Output, found: Diagnosis, moves: list[list[Step]]) -> None:
 
 def _tell_one(out: Output, blocker: Blocker, found: Diagnosis) -> None:
     parts: list[str] = []
+    if blocker.kind == "rewound" and blocker.since_ms is not None:
+        parts.append(f"at {moment(blocker.since_ms)}")
     if blocker.since_ms is not None and blocker.kind not in ("failed", "cancelled", "continued"):
         parts.append(f"since {duration(found.now_ms - blocker.since_ms)}")
     if blocker.until_ms is not None:
@@ -142,7 +144,7 @@ def _moves(blocker: Blocker, found: Diagnosis, db: str) -> list[Step]:
             stays = Step(f"smithers supervise --all{db}", "stay, and go on by itself when the moment comes")
             is_due = blocker.until_ms <= found.now_ms
             return [Step(f"smithers resume {top}{db}", "go on: the moment has come"), stays] if is_due else [stays]
-        case "paused" | "decided" | "unowned" | "owner-dead":
+        case "paused" | "decided" | "unowned" | "owner-dead" | "rewound" | "reset":
             return [Step(f"smithers resume {top}{db}", "go on")]
         case "owner-silent":
             return [Step(f"smithers resume {top} --force{db}", "take it over")]
@@ -156,6 +158,8 @@ def _moves(blocker: Blocker, found: Diagnosis, db: str) -> list[Step]:
         case "continued":
             heir = str(details.get("newRunId"))
             return [Step(f"smithers why {shlex.quote(heir)}{db}", "look at the run that it goes on as")]
+        case "queued":
+            return [Step(f"smithers queue list{db}", "see what waits, and the limits")]
         case "room":
             return [Step(f"smithers inspect {run}{db}", "see what is at work")]
         case _:

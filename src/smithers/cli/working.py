@@ -1,27 +1,16 @@
-"""`worker` drives runs of a database; `launch` stores one for workers."""
+"""`worker` drives runs of a database; `launch` stores one for workers. How a worker runs is in `worker_host.py`."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from smithers.cli.arguments import positive, read_duration, read_object
 from smithers.cli.common import DB_NAME, Common, find_database
 from smithers.cli.options import Option
-from smithers.cli.output import printable
 from smithers.errors import StoreNotFound
 
-if TYPE_CHECKING:
-    from smithers.cli.output import Output
-    from smithers.components.workflow import SmithersWorkflow
-    from smithers.control.worker import Worker
-
-CLOSE_S = 8.0
-"""How long work that is given up at the end may take to stop."""
+DEFAULT_HOST = "127.0.0.1"
 
 
 async def worker(
@@ -31,6 +20,10 @@ async def worker(
     name: list[str] | None = None,
     interval: Annotated[str, Option("--interval", "-i")] = "10s",
     drain: str = "30s",
+    wait_for_db: str = "60s",
+    health_port: int | None = None,
+    host: Annotated[str, Option("--host", "-H")] = DEFAULT_HOST,
+    insecure: Annotated[bool, Option(is_switch=True)] = False,
     common: Common | None = None,
 ) -> int:
     """Drive runs that others have launched: those in the queue, those that are woken, those whose process has died.
@@ -52,86 +45,35 @@ async def worker(
         How often to look for processes that have died.
     drain
         How long to wait for runs that are under way, at the end.
+    wait_for_db
+        How long to wait for a database that is away at the start; 0s for not at all.
+    health_port
+        Answer /health, /ready and /metrics at this port, or at a free one with 0.
+    host
+        Where to answer them. Beyond this machine only if $SMITHERS_API_KEY is what /metrics asks for, or with --insecure.
+    insecure
+        Show metrics to everybody who reaches the port.
     """
     from smithers.cli.gateway_files import find_files
-    from smithers.cli.supervising import Teller
-    from smithers.control.worker import Worker
-    from smithers.control.workflows import WorkflowFiles
-    from smithers.store import open_store
+    from smithers.cli.worker_host import Plan, WorkerHost
 
     common = common or Common()
     positive(concurrency, "--concurrency")
-    interval_s = read_duration(interval, "--interval") / 1000
-    drain_s = read_duration(drain, "--drain") / 1000
-    files = find_files(Path.cwd(), workflows, name or [])
     settings = common.settings
-    loader = WorkflowFiles(None)
-    keys: dict[str, Path] = dict(files)
-    for file in files.values():
-        loaded, _ = await loader.load(file)  # what cannot be loaded is told now
-        keys.setdefault(loaded.function_name, file)
-        keys.setdefault(file.stem, file)
-
-    async def find(key: str) -> SmithersWorkflow:
-        return (await loader.load(keys[key]))[0]
-
-    store = open_store(_database(common), busy_timeout_s=settings.busy_timeout_s, pool=settings.db_pool)
-    try:
-        teller = Teller(common.output)
-        found = Worker(
-            store,
-            keys,
-            find,
-            settings,
-            concurrency=concurrency,
-            queues=queue or None,
-            interval_s=interval_s,
-            on_report=teller.tell,
-        )
-        observation = None
-        if settings.is_observed:
-            from smithers.observability.telemetry import observe
-
-            observation = observe(settings, store, found.engine.hub)
-        try:
-            served = ", ".join(printable(key) for key in sorted(files))
-            greeting = f"working for {printable(store.path)}: {served}; at most {concurrency} runs at once"
-            return await _work(found, drain_s, common.output, greeting)
-        finally:
-            if observation is not None:
-                await observation.close()
-    finally:
-        store.close()
-
-
-async def _work(worker: Worker, drain_s: float, out: Output, greeting: str) -> int:
-    from smithers.cli.driving import TERMINATING, on_signals
-
-    stop, give_up = asyncio.Event(), asyncio.Event()
-
-    def end() -> None:
-        (give_up if stop.is_set() else stop).set()
-
-    on_signals(dict.fromkeys((signal.SIGINT, *TERMINATING), end))
-    if out.is_text:
-        out.line(greeting)  # only now: whoever reads it may end us
-    left = 0
-    try:
-        await worker.run(stop)
-        under_way = len(worker.engine.drivers)
-        if under_way:
-            out.note(f"stopping: waiting up to {drain_s:g} s for {under_way} runs that are under way")
-        left = await worker.drain(drain_s, give_up)
-    finally:
-        closing = asyncio.ensure_future(worker.close())
-        await asyncio.wait([closing], timeout=CLOSE_S)
-    if left:
-        out.note(f"{left} runs were left to other workers")
-    if not closing.done():
-        # work that does not let itself be stopped; once this process is dead, anybody may take its run over
-        sys.stdout.flush()
-        os._exit(0)
-    return 0
+    plan = Plan(
+        files=find_files(Path.cwd(), workflows, name or []),
+        db=_database(common),
+        concurrency=concurrency,
+        queues=queue or None,
+        interval_s=read_duration(interval, "--interval") / 1000,
+        drain_s=read_duration(drain, "--drain") / 1000,
+        wait_s=read_duration(wait_for_db, "--wait-for-db") / 1000,
+        health_port=health_port,
+        host=host,
+        token=settings.api_key,
+        insecure=insecure,
+    )
+    return await WorkerHost(plan, settings, common.output).run()
 
 
 async def launch(

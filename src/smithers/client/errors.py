@@ -50,7 +50,10 @@ class GatewayError(SmithersError):
 
     @property
     def is_passing(self) -> bool:
-        """Whether the same request may be answered soon: the gateway is full, or busy, or has a problem of its own."""
+        """Whether the same request may be answered soon: the gateway is full, or busy, or has a problem of its own, as
+        with its database."""
+        if self.body.get("retryable") is True:
+            return True
         if self._code is None:
             return self.http_status in _PASSING_STATUS
         return self._code in _PASSING

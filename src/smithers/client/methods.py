@@ -19,6 +19,8 @@ class Methods:
         """Call any method."""
         raise NotImplementedError
 
+    # ── the life of runs ─────────────────────────────────────────────────────────────────────────────────────────────
+
     async def launch_run(
         self,
         workflow: str,
@@ -117,6 +119,8 @@ class Methods:
         )
         return objects(await self.call("listRuns", params))
 
+    # ── what is inside of a run ──────────────────────────────────────────────────────────────────────────────────────
+
     async def list_run_descendants(self, run_id: str, *, limit: int | None = None) -> list[dict[str, object]]:
         """A run and the runs below it, by depth.
 
@@ -141,6 +145,8 @@ class Methods:
         params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
         return an_object(await self.call("getNodeOutput", params))
 
+    # ── what has happened to a run or a node ─────────────────────────────────────────────────────────────────────────
+
     async def what_happened(
         self, run_id: str, *, node_id: str | None = None, iteration: int | None = None
     ) -> dict[str, object]:
@@ -150,6 +156,8 @@ class Methods:
         """
         params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
         return an_object(await self.call("whatHappened", params))
+
+    # ── approvals and signals ────────────────────────────────────────────────────────────────────────────────────────
 
     async def submit_approval(
         self,
@@ -213,6 +221,8 @@ class Methods:
         )
         return an_object(await self.call("submitSignal", params))
 
+    # ── what a gateway serves ────────────────────────────────────────────────────────────────────────────────────────
+
     async def list_workflows(
         self, *, has_ui: bool | None = None, include_system: bool | None = None
     ) -> list[dict[str, object]]:
@@ -230,6 +240,8 @@ class Methods:
         """
         params = given({})
         return an_object(await self.call("getSchemaSignature", params))
+
+    # ── schedules ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def cron_list(self, *, workflow: str | None = None) -> list[dict[str, object]]:
         """Schedules, enabled or not, oldest first.
@@ -283,6 +295,8 @@ class Methods:
         """
         params = given({"cronId": cron_id, "workflow": workflow, "input": input})
         return an_object(await self.call("cronRun", params))
+
+    # ── documents and tickets ────────────────────────────────────────────────────────────────────────────────────────
 
     async def list_docs(
         self,
@@ -347,6 +361,8 @@ class Methods:
         """
         params = given({"path": path})
         return an_object(await self.call("deleteTicket", params))
+
+    # ── what runs leave behind and work from ─────────────────────────────────────────────────────────────────────────
 
     async def list_memory_facts(self, *, namespace: str | None = None) -> list[dict[str, object]]:
         """Facts that runs remember, by namespace and key.
@@ -426,6 +442,8 @@ class Methods:
         params = given({"fresh": fresh})
         return objects(await self.call("listUsageReports", params))
 
+    # ── a run's tree ─────────────────────────────────────────────────────────────────────────────────────────────────
+
     async def get_dev_tools_snapshot(self, run_id: str, *, frame_no: int | None = None) -> dict[str, object]:
         """A run's tree at a frame, with the states of its tasks as they are now.
 
@@ -433,6 +451,8 @@ class Methods:
         """
         params = given({"runId": run_id, "frameNo": frame_no})
         return an_object(await self.call("getDevToolsSnapshot", params))
+
+    # ── what tasks and runs have changed ─────────────────────────────────────────────────────────────────────────────
 
     async def get_node_diff(self, run_id: str, node_id: str, *, iteration: int | None = None) -> dict[str, object]:
         """What a node's newest attempt has changed in the files of its folder.
@@ -450,6 +470,8 @@ class Methods:
         params = given({"runId": run_id})
         return an_object(await self.call("getRunDiff", params))
 
+    # ── taking a run over ────────────────────────────────────────────────────────────────────────────────────────────
+
     async def hijack_run(self, run_id: str, *, options: Mapping[str, object] | None = None) -> dict[str, object]:
         """Record that somebody wants to take a run over. Its agents' sessions are at `hijack-candidates`.
 
@@ -457,6 +479,8 @@ class Methods:
         """
         params = given({"runId": run_id, "options": options})
         return an_object(await self.call("hijackRun", params))
+
+    # ── what changes a run's history ─────────────────────────────────────────────────────────────────────────────────
 
     async def rewind_run(
         self,
@@ -475,6 +499,8 @@ class Methods:
             {"runId": run_id, "frameNo": frame_no, "confirm": confirm, "force": force, "noRevert": no_revert}
         )
         return an_object(await self.call("rewindRun", params))
+
+    # ── methods that have their place here and whose work is not built ───────────────────────────────────────────────
 
     async def create_browser_session(
         self, source: Mapping[str, object], *, viewport: Mapping[str, object] | None = None

@@ -19,6 +19,8 @@ class SyncMethods:
         """Call any method."""
         raise NotImplementedError
 
+    # ── the life of runs ─────────────────────────────────────────────────────────────────────────────────────────────
+
     def launch_run(
         self,
         workflow: str,
@@ -117,6 +119,8 @@ class SyncMethods:
         )
         return objects(self.call("listRuns", params))
 
+    # ── what is inside of a run ──────────────────────────────────────────────────────────────────────────────────────
+
     def list_run_descendants(self, run_id: str, *, limit: int | None = None) -> list[dict[str, object]]:
         """A run and the runs below it, by depth.
 
@@ -141,6 +145,8 @@ class SyncMethods:
         params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
         return an_object(self.call("getNodeOutput", params))
 
+    # ── what has happened to a run or a node ─────────────────────────────────────────────────────────────────────────
+
     def what_happened(
         self, run_id: str, *, node_id: str | None = None, iteration: int | None = None
     ) -> dict[str, object]:
@@ -150,6 +156,8 @@ class SyncMethods:
         """
         params = given({"runId": run_id, "nodeId": node_id, "iteration": iteration})
         return an_object(self.call("whatHappened", params))
+
+    # ── approvals and signals ────────────────────────────────────────────────────────────────────────────────────────
 
     def submit_approval(
         self,
@@ -213,6 +221,8 @@ class SyncMethods:
         )
         return an_object(self.call("submitSignal", params))
 
+    # ── what a gateway serves ────────────────────────────────────────────────────────────────────────────────────────
+
     def list_workflows(
         self, *, has_ui: bool | None = None, include_system: bool | None = None
     ) -> list[dict[str, object]]:
@@ -230,6 +240,8 @@ class SyncMethods:
         """
         params = given({})
         return an_object(self.call("getSchemaSignature", params))
+
+    # ── schedules ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def cron_list(self, *, workflow: str | None = None) -> list[dict[str, object]]:
         """Schedules, enabled or not, oldest first.
@@ -283,6 +295,8 @@ class SyncMethods:
         """
         params = given({"cronId": cron_id, "workflow": workflow, "input": input})
         return an_object(self.call("cronRun", params))
+
+    # ── documents and tickets ────────────────────────────────────────────────────────────────────────────────────────
 
     def list_docs(
         self,
@@ -345,6 +359,8 @@ class SyncMethods:
         """
         params = given({"path": path})
         return an_object(self.call("deleteTicket", params))
+
+    # ── what runs leave behind and work from ─────────────────────────────────────────────────────────────────────────
 
     def list_memory_facts(self, *, namespace: str | None = None) -> list[dict[str, object]]:
         """Facts that runs remember, by namespace and key.
@@ -424,6 +440,8 @@ class SyncMethods:
         params = given({"fresh": fresh})
         return objects(self.call("listUsageReports", params))
 
+    # ── a run's tree ─────────────────────────────────────────────────────────────────────────────────────────────────
+
     def get_dev_tools_snapshot(self, run_id: str, *, frame_no: int | None = None) -> dict[str, object]:
         """A run's tree at a frame, with the states of its tasks as they are now.
 
@@ -431,6 +449,8 @@ class SyncMethods:
         """
         params = given({"runId": run_id, "frameNo": frame_no})
         return an_object(self.call("getDevToolsSnapshot", params))
+
+    # ── what tasks and runs have changed ─────────────────────────────────────────────────────────────────────────────
 
     def get_node_diff(self, run_id: str, node_id: str, *, iteration: int | None = None) -> dict[str, object]:
         """What a node's newest attempt has changed in the files of its folder.
@@ -448,6 +468,8 @@ class SyncMethods:
         params = given({"runId": run_id})
         return an_object(self.call("getRunDiff", params))
 
+    # ── taking a run over ────────────────────────────────────────────────────────────────────────────────────────────
+
     def hijack_run(self, run_id: str, *, options: Mapping[str, object] | None = None) -> dict[str, object]:
         """Record that somebody wants to take a run over. Its agents' sessions are at `hijack-candidates`.
 
@@ -455,6 +477,8 @@ class SyncMethods:
         """
         params = given({"runId": run_id, "options": options})
         return an_object(self.call("hijackRun", params))
+
+    # ── what changes a run's history ─────────────────────────────────────────────────────────────────────────────────
 
     def rewind_run(
         self,
@@ -473,6 +497,8 @@ class SyncMethods:
             {"runId": run_id, "frameNo": frame_no, "confirm": confirm, "force": force, "noRevert": no_revert}
         )
         return an_object(self.call("rewindRun", params))
+
+    # ── methods that have their place here and whose work is not built ───────────────────────────────────────────────
 
     def create_browser_session(
         self, source: Mapping[str, object], *, viewport: Mapping[str, object] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar, cast, overload
@@ -24,6 +25,8 @@ MAX_INPUT_BYTES = 1_048_576
 MAX_INPUT_DEPTH = 32
 MAX_INPUT_ITEMS = 512
 MAX_INPUT_STRING = 65_536
+DEFAULT_DB = "smithers.db"
+"""Where runs live of a workflow that names no database, if nobody else does."""
 
 _HERE = Path(__file__).parent.parent
 
@@ -41,7 +44,7 @@ class SmithersWorkflow:
         build: the function from context to tree; must be pure in the context.
         outputs: the registry of output models.
         input_model: validates the input; None takes any JSON object.
-        db: path or URL of the database.
+        db: path or URL of the database; None leaves it to whoever runs the workflow.
         always_render: call `build` after every step, not only when something that it read has changed.
     """
 
@@ -51,19 +54,39 @@ class SmithersWorkflow:
         *,
         outputs: Outputs,
         input_model: type[BaseModel] | None,
-        db: str,
+        db: str | None,
         always_render: bool = False,
     ) -> None:
         self.build = build
         self.outputs = outputs
         self.input_model = input_model
-        self.db = db
+        self._db = db
+        self._elsewhere: dict[str, SmithersWorkflow] = {}
         self.always_render = always_render
         self.function_name: str = getattr(build, "__name__", "workflow")
         self.__doc__ = build.__doc__
 
     def __repr__(self) -> str:
         return f"SmithersWorkflow({self.function_name!r})"
+
+    @property
+    def db(self) -> str:
+        """Path or URL of the database that its runs live in."""
+        return DEFAULT_DB if self._db is None else self._db
+
+    @db.setter
+    def db(self, db: str) -> None:
+        self._db = db
+
+    def or_in(self, db: str | None) -> SmithersWorkflow:
+        """The workflow, in this database if it names none itself; the same one each time."""
+        if db is None or self._db is not None:
+            return self
+        found = self._elsewhere.get(db)
+        if found is None:
+            found = self._elsewhere[db] = copy(self)
+            found.db = db
+        return found
 
     @cached_property
     def source_path(self) -> Path | None:
@@ -147,7 +170,7 @@ class SmithersWorkflow:
 class SmithersDecorator(Generic[In_co]):
     """Makes workflows of functions: `@smithers` or `@smithers(always_render=True)`."""
 
-    def __init__(self, outputs: Outputs, input_model: type[BaseModel] | None, db: str) -> None:
+    def __init__(self, outputs: Outputs, input_model: type[BaseModel] | None, db: str | None) -> None:
         self._outputs, self._input_model, self._db = outputs, input_model, db
 
     @overload
@@ -174,24 +197,25 @@ class SmithersDecorator(Generic[In_co]):
 
 @overload
 def create_smithers(
-    models: Mapping[str, type[BaseModel]], *, input: type[InModel], db: str | Path = "smithers.db"
+    models: Mapping[str, type[BaseModel]], *, input: type[InModel], db: str | Path | None = None
 ) -> tuple[SmithersDecorator[InModel], Outputs]: ...
 @overload
 def create_smithers(
-    models: Mapping[str, type[BaseModel]], *, input: None = None, db: str | Path = "smithers.db"
+    models: Mapping[str, type[BaseModel]], *, input: None = None, db: str | Path | None = None
 ) -> tuple[SmithersDecorator[dict[str, object]], Outputs]: ...
 def create_smithers(
     models: Mapping[str, type[BaseModel]],
     *,
     input: type[BaseModel] | None = None,
-    db: str | Path = "smithers.db",
+    db: str | Path | None = None,
 ) -> tuple[SmithersDecorator[BaseModel] | SmithersDecorator[dict[str, object]], Outputs]:
     """Register the output models of a workflow module.
 
     Args:
         models: output key to Pydantic model; each key becomes a table.
         input: model of the input; without one, any JSON object is taken.
-        db: path of the SQLite file (created on first use), or a database URL.
+        db: path of the SQLite file (created on first use), or a database URL; without one, the database that `SMITHERS_DB`
+            names, else `smithers.db`.
 
     Returns:
         The decorator that makes workflows, and the outputs to name in tasks.
@@ -202,7 +226,7 @@ def create_smithers(
     if input is not None and not is_model(input):
         raise InvalidElement(f"input must be a Pydantic model class, not {shown(input)}")
     outputs = Outputs(models)
-    return SmithersDecorator[dict[str, object]](outputs, input, str(db)), outputs
+    return SmithersDecorator[dict[str, object]](outputs, input, None if db is None else str(db)), outputs
 
 
 def _check_function(function: object) -> None:

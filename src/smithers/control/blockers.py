@@ -14,7 +14,8 @@ from pydantic_core import from_json
 from smithers.engine import leases
 from smithers.jsons import int_of, list_of, object_of, text_of
 from smithers.store.interface import ApprovalRow, HumanRow, NodeRow, RunRow, TimerRow
-from smithers.store.sql import narration, reads, run_pages
+from smithers.store.sql import limits, narration, queue, reads, run_pages
+from smithers.store.sql.lineage import TERMINAL
 
 MAX_EACH: Final = 10
 """Of each kind at most so many are told apart."""
@@ -22,7 +23,6 @@ MAX_NODES: Final = 100
 """So many nodes at most are looked at."""
 MAX_DEPTH: Final = 8
 """So far runs of subflows are followed."""
-TERMINAL: Final = ("finished", "failed", "cancelled", "continued")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,8 @@ class Blocker:
 
     Attributes:
         kind: approval, question, signal, timer, retry, quota, timeout, child, working, order, dependency,
-            failed-dependency, room, paused, pausing, cancelling, owner-dead, owner-silent, unowned, failed, cancelled,
-            continued, decided, ready.
+            failed-dependency, room, queued, paused, pausing, cancelling, owner-dead, owner-silent, unowned, rewound,
+            reset, failed, cancelled, continued, decided, ready.
         text: the same for a person; goes on after "it waits for" or stands alone.
         run_id: the run that it is in: the one asked about, or one below it.
         details: what commands are made of, by the wire's names.
@@ -75,7 +75,8 @@ def run_standing(c: reads.Session, run: RunRow, now: int) -> tuple[str, int | No
     owner = _owner(c, run, now)
     if owner is None:
         return "running", run.started_at_ms
-    return {"owner-dead": "orphaned", "unowned": "orphaned", "owner-silent": "stale"}[owner.kind], owner.since_ms
+    words = {"owner-dead": "orphaned", "unowned": "orphaned", "owner-silent": "stale"}
+    return words.get(owner.kind, owner.kind), owner.since_ms
 
 
 def _owner(c: reads.Session, run: RunRow, now: int) -> Blocker | None:
@@ -85,6 +86,8 @@ def _owner(c: reads.Session, run: RunRow, now: int) -> Blocker | None:
     alive = max(run.heartbeat_at_ms or 0, run.started_at_ms or 0)
     owner = run.runtime_owner_id
     if owner is None:
+        if (changed := narration.unresumed_change(c, run.run_id)) is not None:
+            return _changed(run, changed)
         text = "a process: nobody has taken it since it was given up"
         since = run.heartbeat_at_ms or narration.changed_at(c, run.run_id) or alive
         return Blocker(kind="unowned", text=text, run_id=run.run_id, since_ms=since)
@@ -97,6 +100,27 @@ def _owner(c: reads.Session, run: RunRow, now: int) -> Blocker | None:
         text = f"{who}, which owns it and gives no sign of life; others may take it over"
         return Blocker(kind="owner-silent", text=text, run_id=run.run_id, since_ms=alive, details=details)
     return None
+
+
+def _queued(c: reads.Session, run: RunRow) -> Blocker:
+    """A run that has not been started yet."""
+    lane = queue.lane_of(c, run.run_id)
+    text = "a worker or gateway that has its workflow, and room"
+    if lane is not None:
+        text += f"; {lane.runs:,} runs wait in queue {lane.queue}"
+        if lane.is_paused(limits.limits(c)):
+            text = f"somebody to lift a limit: nothing of queue {lane.queue} and workflow {lane.workflow} is to start"
+    return Blocker(kind="queued", text=text, run_id=run.run_id, since_ms=run.created_at_ms)
+
+
+def _changed(run: RunRow, change: narration.Change) -> Blocker:
+    """A run whose history somebody has changed, and which nobody has gone on with since."""
+    if change.frame_no is not None:
+        kind, text = "rewound", f"somebody to resume it: it was taken back to frame {change.frame_no}"
+    else:
+        kind, text = "reset", f"somebody to resume it: {change.node_id} is to be done again"
+    details = None if change.frame_no is None else {"frameNo": change.frame_no}
+    return Blocker(kind=kind, text=text, run_id=run.run_id, since_ms=change.timestamp_ms, details=details)
 
 
 def _process(owner: str) -> str:
@@ -124,6 +148,8 @@ def run_blockers(c: reads.Session, run: RunRow, now: int, depth: int = 0) -> lis
         elif run.pause_requested_at_ms is not None:
             text = "work under way to end: a pause was asked for"
             found.append(Blocker(kind="pausing", text=text, run_id=run.run_id, since_ms=run.pause_requested_at_ms))
+    if queue.is_queued(run):
+        return [*found, _queued(c, run)]
     waits = _waits(c, run, depth, now)
     found += waits
     if not waits and run.status.startswith("waiting-"):

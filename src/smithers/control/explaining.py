@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydantic_core import from_json
 
-from smithers.control.blockers import MAX_EACH, TERMINAL, Blocker, ended, error_text, run_blockers, run_standing
+from smithers.control.blockers import MAX_EACH, Blocker, ended, error_text, run_blockers, run_standing
 from smithers.control.control import Control
 from smithers.control.obstacles import Key, Obstacle, leaves, obstacles
 from smithers.errors import NodeNotFound
@@ -20,6 +20,7 @@ from smithers.graph.tree import TreeNode
 from smithers.jsons import int_of, object_of, text_of
 from smithers.store.interface import FrameRow, NodeRow, RunRow
 from smithers.store.sql import pages, reads, run_pages
+from smithers.store.sql.lineage import TERMINAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 
 from smithers.components.workflow import SmithersWorkflow
 from smithers.control.control import Control
 from smithers.control.mirror import Mirror
 from smithers.control.pruning import keep_pruned
+from smithers.control.pulse import Pulse
 from smithers.control.streams import RunStream, StreamHub
 from smithers.control.travel.audit import tend
 from smithers.control.workflows import WorkflowFiles
@@ -62,6 +63,12 @@ class Place:
     hosting: asyncio.Task[None] | None = None
     pruning: asyncio.Task[None] | None = None
     tending: asyncio.Task[None] | None = None
+    pulse: Pulse = field(init=False)
+    gauges: dict[str, float] = field(default_factory=dict[str, float])
+    """What was going on when the database told it last."""
+
+    def __post_init__(self) -> None:
+        self.pulse = Pulse(self.store)
 
     def stream(self, run_id: str, after: int) -> RunStream:
         """Read a run's log on from an event number; to be closed. Raises `RunNotFound`."""
@@ -82,6 +89,8 @@ class Hosting:
         workflow_of: finds the workflow that a stored run is gone on with, or None to leave the run alone; by default it is
             loaded from the file that the run was started from.
         room: how many more runs of the queue may be started; by default as hosts have it.
+        homes: opens the databases in which runs may be that were not started here; by default those that are open.
+        drives: go on with whatever can go on; otherwise that is left to other processes on the databases.
     """
 
     def __init__(
@@ -95,7 +104,11 @@ class Hosting:
         tools: ToolOptions = DEFAULT,
         workflow_of: Callable[[Place, RunRow], Awaitable[SmithersWorkflow | None]] | None = None,
         room: Callable[[], int] | None = None,
+        homes: Callable[[], Awaitable[object]] | None = None,
+        drives: bool = True,
     ) -> None:
+        self._homes_of_others = homes
+        self._drives = drives
         self.files = files
         self._find_workflow = workflow_of
         self._room = room
@@ -161,10 +174,13 @@ class Hosting:
         return list(self._places.values())
 
     def gauges(self) -> dict[str, float]:
-        """What is going on now in all open databases, by the metrics' names; from any thread."""
+        """What is going on now in all open databases, by the metrics' names; of one that is away, what went on there before.
+        From any thread."""
         found: dict[str, float] = {}
         for place in self.places:
-            for name, value in place.store.read(pages.gauges).items():
+            with suppress(StorageError):
+                place.gauges = {**place.store.read(pages.gauges)}
+            for name, value in place.gauges.items():
                 found[name] = found.get(name, 0) + value
         size = self._settings.agents * len(self.places)
         free = sum(place.engine.agents.free for place in self.places)
@@ -205,7 +221,8 @@ class Hosting:
         if self._on_open is not None:
             self._on_open(place)
         await engine.start()
-        place.hosting = asyncio.create_task(self._host(place))
+        if self._drives:
+            place.hosting = asyncio.create_task(self._host(place))
         place.pruning = asyncio.create_task(keep_pruned(place.store, self.clock))
         place.tending = asyncio.create_task(tend(place.control))
         return place
@@ -260,7 +277,7 @@ class Hosting:
         run_id = new_id() if run_id is None else checked_run_id(run_id)
         file = self.files.find(path)
         workflow, _ = await self.files.load(file)
-        place = await self.place(workflow.db)
+        place = await self.place(workflow.or_in(self._settings.db).db)
         async with self._reserved(run_id) as is_mine:
             if not is_mine or self._is_taken(run_id, place):
                 raise RunAlreadyExists(run_id)
@@ -295,7 +312,7 @@ class Hosting:
         """
         file = self.files.find(path)
         workflow, digest = await self.files.load(file)
-        place = await self.place(workflow.db)
+        place = await self.place(workflow.or_in(self._settings.db).db)
         row = await place.control.run(run_id)
         if row.workflow_path not in (None, str(file)) and row.workflow_hash not in (None, digest):
             raise ResumeMetadataMismatch(
@@ -336,7 +353,7 @@ class Hosting:
     # ── finding ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def find(self, run_id: str) -> Place:
-        """The database that a run lives in. Raises `RunNotFound`."""
+        """The database that a run lives in. Raises `RunNotFound`, or `StorageError` if it may be in one that cannot be opened."""
         known = self._homes.get(run_id)
         if known is not None:
             return known
@@ -350,6 +367,8 @@ class Hosting:
             is_there, elsewhere = server.store.read(lambda c: mirror.place_of(c, run_id))
             if is_there:
                 return server if elsewhere is None else await self._owner(elsewhere, run_id, server)
+        if self._homes_of_others is not None:
+            await self._homes_of_others()  # who has only just begun to listen has not opened them all
         for place in self.places:
             if place is not server and place.store.read(lambda c: _has(c, run_id)):
                 return place

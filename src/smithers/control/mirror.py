@@ -16,6 +16,7 @@ from smithers.store.sql.session import Session
 
 if TYPE_CHECKING:
     from smithers.control.streams import StreamHub
+    from smithers.events import EventRow
     from smithers.store.sql.store import SqlStore
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Mirror:
         hub.on_touch.append(self.touch)
         self._task = asyncio.create_task(self._run())
 
-    def _stepped(self, run_id: str, step: Step, first_seq: int) -> None:
+    def _stepped(self, run_id: str, step: Step, first_seq: int, rows: list[EventRow]) -> None:
         self.touch(run_id)
 
     def touch(self, run_id: str) -> None:

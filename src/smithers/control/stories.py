@@ -19,6 +19,7 @@ from smithers.events import EventRow
 from smithers.jsons import int_of, object_of, text_of
 from smithers.store.interface import TIMED_OUT, ApprovalRow, AttemptRow, NodeRow, RunRow
 from smithers.store.sql import narration, pages, reads, run_pages
+from smithers.store.sql.lineage import TERMINAL
 from smithers.store.sql.run_pages import ListedRun
 
 MAX_REPORTS: Final = 20_000
@@ -176,7 +177,11 @@ def _under_way(waits: Sequence[Blocker], run: RunRow, now: int) -> str:
         shown = [f"{b.place} for {duration(now - (b.since_ms or now))}" for b in at_work[:SHOWN]]
         more = len(at_work) - SHOWN
         lines.append(f"At work now: {_listed(shown + ([f'{more} more'] if more > 0 else []))}.")
-    others = [b for b in waits if b.kind not in ("working", "child", "ready", "owner-dead", "owner-silent", "unowned")]
+    others = [
+        b
+        for b in waits
+        if b.kind not in ("working", "child", "ready", "owner-dead", "owner-silent", "unowned", "rewound", "reset")
+    ]
     if others:
         lines.append(f"It also waits for {_listed(_reasons(others, run.run_id))}.")
     return " ".join(lines)
@@ -321,7 +326,7 @@ def _node_headline(c: reads.Session, run_id: str, node: NodeRow, tried: Sequence
             found = explaining.of_node(c, run_id, node.node_id, node.iteration, now)
             since = f", for {duration(now - found.since_ms)} now" if found.since_ms is not None else ""
             texts = list(dict.fromkeys(b.text for b in found.blockers))
-            if found.run.status in blockers.TERMINAL:
+            if found.run.status in TERMINAL:
                 ended = {"cancelled": "was cancelled", "continued": "went on as another run"}
                 return f"{name} was not reached: its run {ended.get(found.run.status, found.run.status)}."
             if texts and found.blockers[0].kind in ("order", "dependency", "failed-dependency", "room") and texts[1:]:

@@ -8,20 +8,72 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from smithers.engine.hub import Hub
+from smithers.engine.hub import Hub, Subscription, step_rows
 from smithers.errors import SmithersError
 from smithers.events import EventRow
 from smithers.store.sql import pages, reads
 
 if TYPE_CHECKING:
+    from smithers.store.interface import Step
     from smithers.store.sql.store import SqlStore
 
 BATCH = 200
+REST = 3.0
+"""How long to rest between two looks at what others have written, as a multiple of how long a look takes."""
+MAX_YOUNG = 256
+MAX_YOUNG_EVENTS = 64
 TERMINAL = ("finished", "failed", "cancelled", "continued")
 
 
+class Reader(Subscription):
+    """A subscription that keeps what this process stores while it goes on without a gap, so that nothing is read for it.
+
+    Args:
+        held: events after `after` that are stored, if they are at hand.
+    """
+
+    def __init__(self, run_id: str, after: int, held: list[EventRow]) -> None:
+        super().__init__(run_id, after)
+        self._held = held
+        self._has_all = False
+        self.must_look = not held
+        """Whether the log may hold more than is held here."""
+
+    @property
+    def known(self) -> int:
+        """The newest event that was read or is held."""
+        return self._held[-1].seq if self._held else self.cursor
+
+    def wake(self) -> None:
+        """There may be more, written by whomever."""
+        self.must_look = True
+        self.more.set()
+
+    def take(self, rows: list[EventRow], *, is_last: bool) -> None:
+        """These were stored by this process just now."""
+        if not self.must_look:
+            known = self.known
+            if rows[0].seq > known + 1 or len(self._held) + len(rows) > BATCH:
+                self.must_look = True
+                self._held = []
+            else:
+                self._held += rows[known + 1 - rows[0].seq :]
+                self._has_all = is_last
+        self.more.set()
+
+    def give(self) -> tuple[list[EventRow], bool] | None:
+        """What is held, and whether the run has ended with it; None when the log must be read instead."""
+        if self.must_look:
+            self.must_look = self._has_all = False
+            self._held = []
+            return None
+        rows, self._held = self._held, []
+        return rows, self._has_all
+
+
 class StreamHub(Hub):
-    """A hub for many readers: when somebody else has written, one query tells which logs have grown."""
+    """A hub for many readers. What is stored here is handed to them; when somebody else has written, one query tells which
+    logs have grown."""
 
     def __init__(self, store: SqlStore) -> None:
         super().__init__()
@@ -29,6 +81,32 @@ class StreamHub(Hub):
         self._is_stale = False
         self._checking: asyncio.Task[None] | None = None
         self._unwatch: Callable[[], None] | None = None
+        self._young: dict[str, list[EventRow]] = {}
+        """The whole log of runs that were launched here lately and have gone on here since: whoever follows a run that he
+        has just started gets it from memory."""
+
+    def publish(self, run_id: str, step: Step, first_seq: int) -> None:
+        """A step was committed."""
+        super().publish(run_id, step, first_seq)
+        if step.launch is not None:
+            self._young[run_id] = step_rows(step, first_seq)[1]
+            if len(self._young) > MAX_YOUNG:
+                del self._young[next(iter(self._young))]
+        elif (log := self._young.get(run_id)) is not None:
+            if step.status is None and first_seq == len(log) and first_seq + len(step.events) <= MAX_YOUNG_EVENTS:
+                log += step_rows(step, first_seq)[1]
+            else:
+                del self._young[run_id]
+
+    @property
+    def young(self) -> frozenset[str]:
+        """The runs whose whole log is at hand."""
+        return frozenset(self._young)
+
+    def wake(self, run_id: str) -> None:
+        """The run's log may have grown."""
+        self._young.pop(run_id, None)
+        super().wake(run_id)
 
     def wake_all(self) -> None:
         """Any log may have grown; look which."""
@@ -36,17 +114,32 @@ class StreamHub(Hub):
         if self._checking is None and self._by_run:
             self._checking = asyncio.get_running_loop().create_task(self._check())
 
+    def read_on(self, run_id: str, after: int) -> tuple[Reader, Callable[[], None]]:
+        """Begin to read a run's log after a number, from memory where that is possible. Returns the reader and how to end it.
+
+        What others have written to a young run lies behind what is held: the run, which is woken by it, goes on with a step
+        whose number shows that something is missing.
+        """
+        held = self._young.get(run_id, [])[max(after, -1) + 1 :]
+        reader = Reader(run_id, after, held)
+        return reader, self._add(reader)
+
     async def _check(self) -> None:
+        """Wake whoever has more to read. A busy database reports commits all the time, so this takes its time, but no more
+        than a part of the process's."""
+        loop = asyncio.get_running_loop()
         try:
             while self._is_stale:
                 self._is_stale = False
-                seen = {run_id: min(s.cursor for s in group) for run_id, group in self._by_run.items()}
+                began = loop.time()
+                seen = {run_id: min(_known(s) for s in group) for run_id, group in self._by_run.items()}
                 try:
                     grown = await self._store.aread(partial(pages.grown, seen=seen))
                 except SmithersError:
                     grown = list(seen)  # each reader finds out by itself
                 for run_id in grown:
                     self.wake(run_id)
+                await asyncio.sleep((loop.time() - began) * REST)
         finally:
             self._checking = None
 
@@ -86,10 +179,10 @@ class Batch(NamedTuple):
 class RunStream:
     """One reader of one run's log. Replay and live are one path: read from the cursor, sleep until there is more."""
 
-    def __init__(self, hub: Hub, store: SqlStore, run_id: str, after: int) -> None:
+    def __init__(self, hub: StreamHub, store: SqlStore, run_id: str, after: int) -> None:
         self.run_id = run_id
         self._store = store
-        self._subscription, self._end = hub.subscribe(run_id, after)
+        self._reader, self._end = hub.read_on(run_id, after)
         self._ahead: Batch | None = None
 
     def look_ahead(self) -> None:
@@ -108,19 +201,25 @@ class RunStream:
         if self._ahead is not None:
             batch, self._ahead = self._ahead, None
             return batch
-        subscription = self._subscription
-        subscription.more.clear()
-
-        query = partial(reads.log_page, run_id=self.run_id, after=subscription.cursor, limit=BATCH)
+        reader = self._reader
+        reader.more.clear()
+        held = reader.give()
+        if held is not None:
+            rows, is_over = held
+            if rows:
+                reader.cursor = rows[-1].seq
+            return Batch(rows, False, is_over)
+        query = partial(reads.log_page, run_id=self.run_id, after=reader.cursor, limit=BATCH)
         status, rows = self._store.read(query, is_single=True)
         if rows:
-            subscription.cursor = rows[-1].seq
+            reader.cursor = rows[-1].seq
         has_more = len(rows) == BATCH
+        reader.must_look = has_more
         return Batch(rows, has_more, not has_more and status in TERMINAL)
 
     async def wait(self, seconds: float, *, again: bool = False) -> None:
         """Until there may be more, at most so long; with `again`, more than at the moment."""
-        more = self._subscription.more
+        more = self._reader.more
         if again:
             more.clear()
         if more.is_set():
@@ -133,8 +232,12 @@ class RunStream:
 
     def wake(self) -> None:
         """End a `wait`."""
-        self._subscription.more.set()
+        self._reader.more.set()
 
     def close(self) -> None:
         """Read no more."""
         self._end()
+
+
+def _known(subscription: Subscription) -> int:
+    return subscription.known if isinstance(subscription, Reader) else subscription.cursor

@@ -12,7 +12,7 @@ from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.engine import Engine
 from smithers.engine.host import Host, HostReport
 from smithers.store.interface import RunRow
-from smithers.store.sql import run_pages
+from smithers.store.sql import pages, run_pages
 
 if TYPE_CHECKING:
     from smithers.settings import Settings
@@ -61,6 +61,14 @@ class Worker:
             interval_s=interval_s,
             on_report=on_report,
         )
+
+    def gauges(self) -> dict[str, float]:
+        """What is going on in the database, and how many places of agents are taken here, by the metrics' names; from any
+        thread. Raises `StorageError`."""
+        found: dict[str, float] = {**self.engine.store.read(pages.gauges)}
+        size = self.engine.settings.agents
+        found["smithers.scheduler.concurrency_utilization"] = (size - self.engine.agents.free) / size if size else 0.0
+        return found
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; runs that are under way go on after that, until `drain` or `close`."""

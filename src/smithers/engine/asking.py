@@ -11,8 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from smithers.agents.calls import AgentCall, UsageReport
 from smithers.agents.chain import Observer, run_agent
 from smithers.components.task import Task, agent_chain
-from smithers.engine.attempts import AttemptContext, Completion, arguments_for
+from smithers.engine.completions import Completion
+from smithers.engine.functions import arguments_for
 from smithers.engine.runtime import TaskRuntime, acting_as
+from smithers.engine.sharing import AttemptContext
 from smithers.errors import TaskEmptyPrompt
 from smithers.events import event
 from smithers.graph.plan import LeafNode

@@ -81,6 +81,7 @@ class RunTools:
             journal=AttemptJournal(self, runtime),
             aborted=runtime.aborted,
             on_touch=runtime.touches_files,
+            git_dir=runtime.git_dir,
             spent_keys=self.undone[0],
         )
 

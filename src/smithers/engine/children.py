@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from smithers.components.composites import Subflow
 from smithers.components.scope import Key
 from smithers.components.workflow import SmithersWorkflow
-from smithers.engine.attempts import Completion, abort_error, finish
+from smithers.engine.completions import Completion, abort_error, finish
 from smithers.engine.leases import may_take_over
 from smithers.engine.loading import load_workflow
 from smithers.errors import (

@@ -2,7 +2,7 @@
 
 One turn is one step: everything that has happened since the last turn and everything that starts because of it go into
 one commit; effects (starting work, telling subscribers) come after. This file only wires: states are in `state`, waits in
-`waits`, work in `attempts`, results in `settle`, what is decided in `smithers.scheduler`.
+`waits`, work in `work`, what has come since the last step in `intake`, what is decided in `smithers.scheduler`.
 """
 
 from __future__ import annotations
@@ -14,33 +14,29 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from pydantic_core import from_json
-
-from smithers.components.gates import AutoApprove
-from smithers.components.scope import Key
-from smithers.engine.attempts import AttemptContext, Completion
 from smithers.engine.calls import RunTools
+from smithers.engine.completions import Completion
 from smithers.engine.ending import Ending, broken, ending_of, parking_status, result_of, write_ending
 from smithers.engine.flow import Flow
 from smithers.engine.generations import Generation, Handover, hand_over
+from smithers.engine.intake import Intake
 from smithers.engine.recovery import carry, close_lost_attempts, reopen
 from smithers.engine.result import RunResult
 from smithers.engine.settle import Settler
+from smithers.engine.sharing import AttemptContext
 from smithers.engine.state import RunState
 from smithers.engine.tooling import DEFAULT, ToolOptions
 from smithers.engine.waits import WaitDesk
 from smithers.engine.work import Work
 from smithers.errors import LeaseLost, SmithersError, StorageError, StorageUnreachable
-from smithers.events import event
-from smithers.graph.plan import LeafNode
-from smithers.scheduler.states import NodeState, RunStatus
+from smithers.scheduler.states import RunStatus
 from smithers.store.interface import CancelRequested, LoadedRun, NewRun, NewWakeup, Step
+from smithers.store.sql.checkpoints import add_files
 
 if TYPE_CHECKING:
     from smithers.engine.engine import Engine
 
 log = logging.getLogger(__name__)
-S = NodeState
 T = TypeVar("T")
 AWAY_S = 0.5
 """How soon to ask again a database server that is away."""
@@ -78,17 +74,14 @@ class Driver:
         """Hash and path of the accepted new source, to be recorded."""
         self._handover: Handover | None = None
         """New code that waits for the next step."""
+        self._taken: Handover | None = None
+        """New code that the current step brings: answered once that is durable."""
         self._launch = launch
         self._parent_run_id: str | None = None
         self._known_as: str | None = None
         self._wake = asyncio.Event()
-        self._check_inbox = launch is None
-        self._completions: list[Completion] = []
-        self._pausing = False
         self._releasing = False
-        self._cancelling = False
-        self._auto: list[LeafNode] = []
-        self._asking_history = 0
+        self.intake = Intake(self, has_news=launch is None)
         self._is_over = False
         """Whether the run has ended or parked, and nothing of it is under way any more."""
         self.shared = AttemptContext(
@@ -112,7 +105,7 @@ class Driver:
             ray_address=engine.settings.ray_address,
         )
         state.data.root_dir = str(self.shared.root_dir)
-        self.desk = WaitDesk(state, engine.clock.now_ms, self._check_history)
+        self.desk = WaitDesk(state, self.intake.check_history)
         self.settler = Settler(state)
         self.work = Work(self)
         self.flow = Flow(state, engine.agents, options.max_concurrency)
@@ -126,7 +119,12 @@ class Driver:
     @property
     def has_news(self) -> bool:
         """Whether something was written for the run that it has not looked at yet."""
-        return self._check_inbox
+        return self.intake.has_news
+
+    @property
+    def is_pausing(self) -> bool:
+        """Whether it knows that it is to pause: it starts nothing any more."""
+        return self.intake.is_pausing
 
     # ── from outside ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -136,7 +134,7 @@ class Driver:
 
     def look(self) -> None:
         """Somebody has written something for this run."""
-        self._check_inbox = True
+        self.intake.has_news = True
         self._wake.set()
 
     def release(self) -> None:
@@ -161,7 +159,7 @@ class Driver:
 
     def complete(self, completion: Completion) -> None:
         """Work has come to an end; its result goes into the next step."""
-        self._completions.append(completion)
+        self.intake.completions.append(completion)
         self._wake.set()
 
     # ── the loop ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -188,8 +186,9 @@ class Driver:
                 self.result.set_exception(error)
         finally:
             self.engine.forget(self)
-            if self._handover is not None:
-                self._handover.give_up()
+            for handover in (self._handover, self._taken):
+                if handover is not None:
+                    handover.give_up()
             if self._is_over:
                 self._come_apart()
             for future in (self.admitted, self.result):
@@ -201,6 +200,7 @@ class Driver:
     def _come_apart(self) -> None:
         """Let go of the parts that refer back to this: so they are gone now, without the garbage collector's work."""
         self.shared.retire()
+        self.intake.retire()
         del self.shared, self.desk, self.settler, self.work, self.flow
 
     def _introduce(self) -> None:
@@ -221,17 +221,17 @@ class Driver:
             ending: Ending | None = None
             if self._releasing:
                 await self.work.stop(ABORT_SETTLE_S)
-                self._completions = [done for done in self._completions if not done.is_aborted]
+                self.intake.leave_aborted()
             try:
                 self._recover()
                 if self._handover is not None and not self._releasing:
-                    handover, self._handover = self._handover, None
-                    hand_over(self, handover)
+                    self._taken, self._handover = self._handover, None
+                    hand_over(self, self._taken)
                 late = state.timeouts_due(step.now_ms)
-                if step.launch is None and (late or self._check_inbox):
-                    await self._look_outside(late, step.now_ms)
-                if not self._cancelling:
-                    self._take_in()
+                if step.launch is None and (late or self.intake.has_news):
+                    await self.intake.look_outside(late, step.now_ms)
+                if not self.intake.is_cancelling:
+                    self.intake.take_in()
                     ending = self._advance()
             except (StorageError, LeaseLost):
                 raise
@@ -240,7 +240,7 @@ class Driver:
             except Exception as error:  # an author's object that misbehaves, or a bug of ours: the run must not hang
                 log.exception("run broke", extra={"run_id": self.state.run_id})
                 ending = self._broken(_internal(error))
-            if self._cancelling:
+            if self.intake.is_cancelling:
                 await self._cancel()
                 return
             if ending is None and self._is_idle():
@@ -250,6 +250,8 @@ class Driver:
                 write_ending(state, ending, self.desk, self.work)
             if (not step.is_empty or step.launch is not None) and not await self._commit(step):
                 continue
+            if self._taken is not None:
+                self._taken.accept()
             if not self.admitted.done():
                 self.admitted.set_result(None)
                 if self._known_as != state.name:
@@ -269,8 +271,13 @@ class Driver:
                 await asyncio.sleep(0)  # their first turn: what has ended by then goes into the next step
             await self._sleep()
 
+    def _advance(self) -> Ending | None:
+        halting = self.intake.is_pausing or self._releasing
+        outcome = self.flow.advance(is_halting=halting, starve=lambda: self.engine.agents.starve(self, self.poke))
+        return None if outcome is None else ending_of(self.state, outcome, self.engine.clock.now_ms(), self.flow.tree)
+
     async def _sleep(self) -> None:
-        if self._completions or self._wake.is_set():
+        if self.intake.completions or self._wake.is_set():
             self._wake.clear()
             return
         due = self.state.next_due()
@@ -285,27 +292,27 @@ class Driver:
     async def _commit(self, step: Step) -> bool:
         """Write the step. False when the run is to be cancelled instead."""
         try:
-            committed = await self._patiently(lambda: self.engine.store.commit(step))
+            committed = await self.patiently(lambda: self.engine.store.commit(step))
         except NewWakeup:
             # something arrived while the run was about to park: keep the rest of the step, stay, and look
             self.is_ending = False
             step.status = step.seen_wakeup = None
             step.events = [e for e in step.events if e.type != "RunStatusChanged"]
-            self._check_inbox = True
+            self.intake.has_news = True
             self._wake.set()
             return await self._commit(step) if not step.is_empty else True
         except CancelRequested:
-            self._cancelling = True
+            self.intake.is_cancelling = True
             self._wake.set()
             return False
         self.state.frame_no = step.frame_no
         self.state.data.is_fresh = False
         self.state.renumber_outputs(step, committed.first_output_seq)
-        self._pausing = self._pausing or committed.pause_requested
+        self.intake.is_pausing = self.intake.is_pausing or committed.pause_requested
         self.engine.hub.publish(self.state.run_id, step, committed.first_seq)
         return True
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+    async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask a database again while its server is away: work that is under way need not be lost to that. Nothing was
         written then, and if others reach the server and take the run over, the fence says so."""
         while True:
@@ -334,115 +341,19 @@ class Driver:
         if carried is not None:
             carry(state, carried)
 
-    # ── taking in ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _look_outside(self, late: list[Key], now_ms: int) -> None:
-        """Take in what others have written; of a decision and a timeout that meet, the one stored first counts.
-
-        Args:
-            late: where somebody's patience has run out.
-        """
-        await self._read_inbox()
-        late = [key for key in late if self.state.nodes.get(key) is S.WAITING_APPROVAL]
-        if late and not self._cancelling:
-            fence = (self.state.owner, self.state.epoch)
-            if not await self._patiently(lambda: self.engine.store.expire(self.state.run_id, late, now_ms, fence)):
-                await self._read_inbox()
-
-    def _advance(self) -> Ending | None:
-        halting = self._pausing or self._releasing
-        outcome = self.flow.advance(is_halting=halting, starve=lambda: self.engine.agents.starve(self, self.poke))
-        return None if outcome is None else ending_of(self.state, outcome, self.engine.clock.now_ms(), self.flow.tree)
-
-    async def _read_inbox(self) -> None:
-        self._check_inbox = False
-        inbox = await self._patiently(lambda: self.engine.store.inbox(self.state.run_id, self.state.last_signal))
-        self.state.last_wakeup = inbox.last_wakeup
-        self._cancelling = self._cancelling or inbox.cancel_requested
-        self._pausing = self._pausing or inbox.pause_requested
-        if self._cancelling:
-            return
-        if not self.flow.is_rendered:
-            self.flow.render()
-        self.desk.take_in(inbox)
-        self.work.look_at_children()
-
-    def _take_in(self) -> None:
-        self._drain_progress()
-        if not self.flow.is_rendered:
-            self.flow.render()
-        completions, self._completions = self._completions, []
-        for completion in completions:
-            self.work.ended(completion.leaf.key)
-            self.settler.settle(completion)
-        for leaf in self._auto:
-            self.desk.approve_by_history(leaf)
-        self._auto.clear()
-        for (key, kind), moment in self.state.due(self.state.step.now_ms):
-            self._due(key, kind, moment)
-
-    def _due(self, key: Key, kind: str, moment: int) -> None:
-        if kind in ("retry", "quota"):
-            self.state.held.discard(key)
-            leaf = self.work.leaf_of(key, self.flow.plan)
-            if leaf is not None and self.state.nodes.get(key) is S.WAITING_QUOTA:
-                self.shared.release_quotas()
-                self.state.move(leaf, S.PENDING)
-                self.state.tell("NodePending", leaf)
-            self.flow.scheduler.resumes(key)
-        elif kind == "deadline":
-            self.work.look_at_child(key)
-        else:
-            self.desk.due(key, kind, moment)
-
-    def _drain_progress(self) -> None:
-        progress = self.shared.progress
-        if progress.events:
-            self.state.step.events.extend(progress.events)
-            progress.events.clear()
-        if progress.beats:
-            for (node_id, iteration, attempt), (moment, data) in progress.beats.items():
-                frame_no = self.state.step.frame_no
-                self.state.row("heartbeat", moment, data, frame_no, self.state.run_id, node_id, iteration, attempt)
-                if data is not None:
-                    self.state.checkpoints[(node_id, iteration)] = from_json(data)
-                self.state.step.events.append(
-                    event(
-                        "TaskHeartbeat",
-                        node_id,
-                        iteration,
-                        attempt=attempt,
-                        hasData=data is not None,
-                        dataSizeBytes=len(data or ""),
-                    )
-                )
-            progress.beats.clear()
-
-    def _check_history(self, leaf: LeafNode, auto: AutoApprove) -> None:
-        async def look() -> None:
-            try:
-                if await self.engine.has_history(self.state.name, leaf.key[0], auto.after):
-                    self._auto.append(leaf)
-            finally:
-                self._asking_history -= 1
-                self.poke()
-
-        self._asking_history += 1
-        self.engine.background(look())
-
     # ── ending ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _is_idle(self) -> bool:
         """Nothing runs or is about to; only the world can move this run now."""
-        return not (self.work.is_busy or self._completions or self._auto or self._asking_history)
+        return not (self.work.is_busy or self.intake.is_expecting)
 
     def _parking(self) -> Ending | None:
         """How to halt, if this run can only wait now."""
         if self._releasing:
             return Ending(RunStatus.RUNNING)
-        if self._pausing:
+        if self.intake.is_pausing:
             return Ending(RunStatus.PAUSED)
-        if self.state.held or self.flow.scheduler.queues.has_ready or self._check_inbox:
+        if self.state.held or self.flow.scheduler.queues.has_ready or self.intake.has_news:
             return None
         status = parking_status(self.state, self.engine.clock.now_ms())
         return None if status is None else Ending(status)
@@ -458,6 +369,8 @@ class Driver:
         """Stop all work and end the run as cancelled."""
         self.is_ending = True
         await self.work.stop(ABORT_SETTLE_S)
+        if files := self.work.files_left():
+            await self.engine.store.awrite(lambda c: add_files(c, files))
         state = self.state
         fence = (state.owner, state.epoch)
         if not await self.engine.store.finalize_cancel(state.run_id, self.engine.clock.now_ms(), fence):

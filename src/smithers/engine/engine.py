@@ -36,16 +36,12 @@ from smithers.engine.recovery import restore
 from smithers.engine.result import RunResult
 from smithers.engine.state import RunState
 from smithers.engine.tooling import ToolOptions
-from smithers.errors import (
-    LeaseLost,
-    OwnershipError,
-    RunAlreadyExists,
-    SmithersError,
-)
+from smithers.errors import LeaseLost, OwnershipError, RunAlreadyExists, SmithersError
 from smithers.events import event
 from smithers.jsons import int_of, text_of
 from smithers.scheduler.states import RunStatus
-from smithers.store.interface import LaunchedBefore, NewRun, RunRow
+from smithers.store.columns import TableDef
+from smithers.store.interface import LaunchedBefore, LoadedRun, NewRun, RunRow
 from smithers.store.sql import queue, reads
 
 __all__ = ["Engine", "RunHandle"]
@@ -121,19 +117,28 @@ class Engine(Keeper):
                 raise RunAlreadyExists(run_id)
             return await self._earlier(run_id, workflow, text)
         path = path_of(workflow_path) if workflow_path else workflow.source_path
-        now = self.clock.now_ms()
         state = RunState(run_id, workflow, RunData(run_id, input=value, auth=auth), self.owner, 1)
         state.input_json, state.config = text, config
         state.workflow_path, state.workflow_hash = None if path is None else str(path), workflow_hash(workflow, path)
-        new = NewRun(
-            run_id=run_id,
+        new = self._new_run(state, parent_run_id, idempotency_key, stamp)
+        if waits is not None:
+            return await self._enqueue(new, waits.check())
+        return await self._start(state, DriverOptions(max_concurrency, root_dir, tools), new)
+
+    def _new_run(
+        self, state: RunState, parent_run_id: str | None, idempotency_key: str | None, stamp: LaunchStamp | None
+    ) -> NewRun:
+        """The row of a run that begins, as it is stored with its first step or in the queue."""
+        workflow = state.workflow
+        return NewRun(
+            run_id=state.run_id,
             workflow_name=workflow.__dict__.get("_named", workflow.function_name),  # until it is rendered
             workflow_path=state.workflow_path,
             workflow_hash=state.workflow_hash,
-            input_json=text,
-            config_json=to_json(config, fallback=str).decode() if config else "{}",
+            input_json=state.input_json,
+            config_json=to_json(state.config, fallback=str).decode() if state.config else "{}",
             owner=self.owner,
-            now_ms=now,
+            now_ms=self.clock.now_ms(),
             parent_run_id=parent_run_id,
             idempotency_key=idempotency_key,
             events=_STARTED,
@@ -141,12 +146,9 @@ class Engine(Keeper):
             is_system=stamp is not None and stamp.is_system,
             started_by_json=None if stamp is None or not stamp.started_by else to_json(stamp.started_by).decode(),
         )
-        if waits is not None:
-            return await self._enqueue(new, waits.check())
-        return await self._start(state, DriverOptions(max_concurrency, root_dir, tools), new)
 
     async def _enqueue(self, new: NewRun, place: Place) -> RunHandle:
-        new = replace(new, queue=place.queue)
+        new = new._replace(queue=place.queue)
         run_id, is_new = await self.store.awrite(lambda c: queue.enqueue(c, new, place.limit, place.priority))
         if is_new:
             self.hub.touch(run_id)
@@ -294,33 +296,8 @@ class Engine(Keeper):
             check_claimable(run, owner=self.owner, now_ms=now, lease_ms=lease, force=force)
             path = Path(run.workflow_path) if run.workflow_path else workflow.source_path
             changed = check_unchanged(loaded, workflow, path, input, accept=accept_workflow_change)
-            gave_up = is_automatic and run.claim_count >= leases.MAX_CLAIMS and run.claim_frame == run.frame_no
-            waited_ms = now - run.created_at_ms if queue.is_queued(run) else None
-            events = [
-                event("RunStarted", resumedBy=resumed_by, queuedMs=waited_ms),
-                event("RunStatusChanged", None, None, status="running"),
-            ]
-            if is_automatic:
-                stale = self.clock.now_ms() - (run.heartbeat_at_ms or run.started_at_ms or 0)
-                events.insert(0, event("RunAutoResumed", lastHeartbeatAtMs=run.heartbeat_at_ms, staleDurationMs=stale))
-            claimed = await self.store.claim(
-                run_id,
-                self.owner,
-                self.clock.now_ms(),
-                expect_epoch=run.epoch,
-                events=events,
-                keeps_pause=is_automatic,
-                resumed_by_json=None if resumed_by is None else to_json(resumed_by, fallback=str).decode(),
-            )
-            if claimed is None:
-                raise _was_claimed(run_id)
-            if gave_up:
-                await self._give_up(run, claimed.epoch)
-            if claimed.next_seq == run.next_seq + len(events):
-                loaded = replace(loaded, run=claimed)
-            else:  # what was written between the read and the claim (a decision, a signal) counts too
-                loaded = await self.store.load(run_id, tables)
-            state = restore(loaded, workflow, tables, self.owner, claimed.epoch)
+            loaded, epoch = await self._claim(loaded, tables, is_automatic=is_automatic, resumed_by=resumed_by)
+            state = restore(loaded, workflow, tables, self.owner, epoch)
             limit = max_concurrency if max_concurrency is not None else int_of(state.config.get("max_concurrency"))
             root = root_dir or text_of(state.config.get("rootDir"))
             options = DriverOptions(limit, root, ToolOptions.of(state.config))
@@ -334,6 +311,41 @@ class Engine(Keeper):
             handle = self._handles[run_id] = RunHandle(run_id, self.loop.create_future())
             self._spawn(self._host(driver, handle))
             return handle
+
+    async def _claim(
+        self, loaded: LoadedRun, tables: list[TableDef], *, is_automatic: bool, resumed_by: Mapping[str, object] | None
+    ) -> tuple[LoadedRun, int]:
+        """Make a stored run ours. What is stored of it now, and the epoch that we hold it with. Raises `LeaseLost`."""
+        run, now = loaded.run, self.clock.now_ms()
+        gave_up = is_automatic and run.claim_count >= leases.MAX_CLAIMS and run.claim_frame == run.frame_no
+        waited_ms = now - run.created_at_ms if queue.is_queued(run) else None
+        events = [
+            event("RunStarted", resumedBy=resumed_by, queuedMs=waited_ms),
+            event("RunStatusChanged", None, None, status="running"),
+        ]
+        if is_automatic:
+            # without an owner it was given up, and nobody has been missing
+            beat = None if run.runtime_owner_id is None else run.heartbeat_at_ms or run.started_at_ms or 0
+            stale = 0 if beat is None else now - beat
+            events.insert(0, event("RunAutoResumed", lastHeartbeatAtMs=beat, staleDurationMs=stale))
+        claimed = await self.store.claim(
+            run.run_id,
+            self.owner,
+            now,
+            expect_epoch=run.epoch,
+            events=events,
+            keeps_pause=is_automatic,
+            resumed_by_json=None if resumed_by is None else to_json(resumed_by, fallback=str).decode(),
+        )
+        if claimed is None:
+            raise _was_claimed(run.run_id)
+        if gave_up:
+            await self._give_up(run, claimed.epoch)
+        if claimed.next_seq == run.next_seq + len(events):
+            loaded = replace(loaded, run=claimed)
+        else:  # what was written between the read and the claim (a decision, a signal) counts too
+            loaded = await self.store.load(run.run_id, tables)
+        return loaded, claimed.epoch
 
     async def until_moved(self, run_id: str, workflow: SmithersWorkflow) -> RunResult:
         """Wait until a parked run has moved (a decision, a signal, a due timer), drive it on, and give its next result."""

@@ -7,7 +7,6 @@ state drafts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
@@ -206,7 +205,7 @@ class Flow:
         if not state.name:
             state.name = state.workflow.__dict__["_named"] = plan.name  # which its next run is launched with
             if state.step.launch is not None and state.step.launch.workflow_name != plan.name:
-                state.step.launch = replace(state.step.launch, workflow_name=plan.name)
+                state.step.launch = state.step.launch._replace(workflow_name=plan.name)
             elif state.step.launch is None:  # it was stored before anybody knew
                 state.row("name", plan.name, state.run_id)
         self._ctx = ctx

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from smithers.components.element import Element
 from smithers.components.flow import Workflow
 from smithers.components.task import Leaf, Task
-from smithers.graph.plan import LeafNode, LoopNode, Plan
+from smithers.engine.agent_summaries import AgentSummaries
+from smithers.engine.retry import default_retries
+from smithers.graph.plan import LeafKind, LeafNode, LoopNode, Plan
 from smithers.graph.tree import FrameTree, TreeNode, prop_text
 
 if TYPE_CHECKING:
@@ -35,12 +37,13 @@ class FrameKeeper:
         self._state = state
         self._last: FrameTree | None = None
         self._since_keyframe = 0
+        self._agents = AgentSummaries()
 
     def keep(self, tree: Workflow, plan: Plan, reason: str) -> None:
         """Add the rendered tree to the step, if it is another one than before."""
         from smithers.graph.frames import encode_frame
 
-        frame = FrameTree.of(render_tree(tree, plan))
+        frame = FrameTree.of(render_tree(tree, plan, self._agents))
         if self._last is not None and frame.hash == self._last.hash:
             return
         encoding, payload = encode_frame(self._last, frame, self._since_keyframe)
@@ -57,18 +60,20 @@ class FrameKeeper:
         self._state.tell("FrameCommitted", None, frameNo=step.frame_no, xmlHash=frame.hash, trigger={"reason": reason})
 
 
-def render_tree(tree: Workflow, plan: Plan) -> TreeNode:
+def render_tree(tree: Workflow, plan: Plan, agents: AgentSummaries | None = None) -> TreeNode:
     """The canonical tree of a plan, as frames and `graph` show it."""
-    return TreeNode("smithers:workflow", (("name", tree.name),), tuple(_node(child) for child in plan.root.children))
+    known = agents or AgentSummaries()
+    children = tuple(_node(child, known) for child in plan.root.children)
+    return TreeNode("smithers:workflow", (("name", tree.name),), children)
 
 
-def _node(node: object) -> TreeNode:
+def _node(node: object, agents: AgentSummaries) -> TreeNode:
     if isinstance(node, LeafNode):
-        return _leaf(node)
+        return _leaf(node, agents)
     element = getattr(node, "element", None)
     if isinstance(node, LoopNode):
         props = {"id": node.id, "iteration": node.iteration, **_props(element, ("max_iterations", "until"))}
-        return TreeNode.of("smithers:ralph", _texts(props), *map(_node, node.body.children))
+        return TreeNode.of("smithers:ralph", _texts(props), *(_node(child, agents) for child in node.body.children))
     children = getattr(node, "children", None)
     if children is None:
         parts = [
@@ -81,12 +86,14 @@ def _node(node: object) -> TreeNode:
     props = _props(element, _SHOWN)
     if isinstance(getattr(node, "id", None), str):
         props["id"] = getattr(node, "id")  # noqa: B009 - the scoped id, where the element has the plain one
-    return TreeNode.of(tag, _texts(props), *map(_node, children))
+    return TreeNode.of(tag, _texts(props), *(_node(child, agents) for child in children))
 
 
-def _leaf(leaf: LeafNode) -> TreeNode:
+def _leaf(leaf: LeafNode, agents: AgentSummaries) -> TreeNode:
     element = leaf.element
     props: list[tuple[str, str]] = []  # in the order of the names, which is how a TreeNode has them
+    if leaf.kind is LeafKind.AGENT and isinstance(element, Task) and (summary := agents.of(element)) is not None:
+        props.append(("agentSummary", summary))
     if leaf.depends:  # by whichever property: depends_on, needs, deps or fork
         props.append(("dependsOn", ",".join(leaf.depends)))
     props.append(("id", leaf.key[0]))
@@ -97,6 +104,8 @@ def _leaf(leaf: LeafNode) -> TreeNode:
         props.append(("label", element.label))
     if leaf.output is not None:
         props.append(("output", leaf.output.key))
+    if element.retries is not None and element.retries != default_retries(leaf.kind):
+        props.append(("retries", str(element.retries)))
     if element.skip_if:
         props.append(("skipIf", "true"))
     children: tuple[str, ...] = ()

@@ -49,11 +49,16 @@ class Generation:
 
 @dataclass(slots=True, eq=False)
 class Handover:
-    """A generation on its way to a run. `answer` is None once the run has it, or why it is refused; cancelled if the run
-    ended or parked before."""
+    """A generation on its way to a run. `answer` is None once that the run has it is durable, or why it is refused;
+    cancelled if the run ended or parked before."""
 
     generation: Generation
     answer: asyncio.Future[Exception | None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    def accept(self) -> None:
+        """The step that brings it is committed. Does nothing after a refusal."""
+        if not self.answer.done():
+            self.answer.set_result(None)
 
     def give_up(self) -> None:
         """Nobody is there any more to take it."""
@@ -61,13 +66,12 @@ class Handover:
 
 
 def hand_over(driver: Driver, handover: Handover) -> None:
-    """Give a run new code, in its current step, or say why not. The next render is of the new code."""
+    """Give a run new code, in its current step, or say why not. The next render is of the new code; the driver accepts
+    it once the step is durable: whoever was told so may count on any process going on with that code."""
     try:
         _take_over(driver, handover.generation)
     except Exception as error:  # authors' code may raise anything, and the run goes on without it
         handover.answer.set_result(error)
-    else:
-        handover.answer.set_result(None)
 
 
 def _take_over(driver: Driver, generation: Generation) -> None:

@@ -1,7 +1,8 @@
 """Host: goes on with every run of a database that can go on. Woken, due and orphaned runs are claimed and driven here.
 
-Several hosts may serve one database: a claim is won by one of them, the others look away. Between wake-ups it sleeps until
-the next moment that any parked run waits for; the sweep only catches what nobody announces (an owner that died).
+Several hosts may serve one database. Runs that are woken, due or in the queue are taken by one of them before it loads them;
+a claim is won by one of them, whoever else tried. Between wake-ups it sleeps until the next moment that any parked run waits
+for; the sweep only catches what nobody announces (an owner that died).
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple, TypeVar
 
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine import leases
@@ -29,13 +30,25 @@ BATCH = 200
 MANY = 1_000
 """So many runs of dead owners are found at a time, the oldest first; the next look finds more."""
 AT_ONCE = 32
-"""So many runs of the queue are started at once."""
+"""So many runs are taken and begun at once."""
 AWAY_S = 1.0
 """How soon to look again after the database has refused."""
 LIMITS_EVERY_S = 0.2
 """How soon to look again for runs that the limit of a queue or workflow holds back: nobody tells when others have ended theirs."""
+PAUSED_EVERY_S = 2.0
+"""The same for runs of a paused queue or workflow."""
 FIRST_BACKOFF_S = 5.0
 MAX_BACKOFF_S = 300.0
+
+
+T = TypeVar("T")
+
+
+class _Candidates(NamedTuple):
+    """Runs that may go on: those that something has arrived for, and those whose owner is gone."""
+
+    woken: list[str]
+    left_behind: list[str]
 
 
 @dataclass(slots=True)
@@ -95,6 +108,10 @@ class Host:
         self._wake = asyncio.Event()
         self._failing: dict[str, tuple[float, float]] = {}
         """Runs that could not be resumed: (not before, backoff), in seconds of the monotonic clock."""
+        self._looked_at_ms = 0
+        """Up to when due runs have been looked for."""
+        self._held_off = math.inf
+        """When to look again for runs that others had taken, in seconds of the monotonic clock."""
         self._next_look = 0.0
         """When to look for dead owners again, in seconds of the monotonic clock."""
 
@@ -127,11 +144,12 @@ class Host:
             self._wake.set()
 
     async def _sleep(self, stopping: asyncio.Task[Literal[True]]) -> None:
-        due = await self._engine.store.aread(wakeups.next_due)
+        looked_at = self._looked_at_ms
+        due = await self._engine.store.aread(lambda c: wakeups.next_due(c, looked_at))
         cancel = None if due is None else self._engine.clock.call_at(due, self._wake.set)
         woken = asyncio.create_task(self._wake.wait())
         try:
-            left = max(0.0, min(self._next_look, self._held_until) - time.monotonic())
+            left = max(0.0, min(self._next_look, self._held_until, self._held_off) - time.monotonic())
             await asyncio.wait([stopping, woken], timeout=left, return_when=asyncio.FIRST_COMPLETED)
         finally:
             woken.cancel()
@@ -148,17 +166,18 @@ class Host:
         tried: set[str] = set()
         if finds_orphans:
             self._next_look = time.monotonic() + self._interval_s
-        while run_ids := await self._candidates(tried, finds_orphans=finds_orphans):
-            for run_id in run_ids:
-                if not self._is_dry and len(self._engine.drivers) >= self._max:
-                    self._is_short = True
-                    return report
-                tried.add(run_id)
-                if self._is_dry:
-                    report.skipped[run_id] = "dry run"
-                else:
-                    await self._go_on(run_id, report)
-            if len(run_ids) < BATCH:
+        while candidates := await self._candidates(tried, finds_orphans=finds_orphans):
+            woken, left_behind = candidates.woken, candidates.left_behind
+            for run_ids, takes in ((woken, True), (left_behind, False)):
+                while run_ids:
+                    room = AT_ONCE if self._is_dry else min(self._max - len(self._engine.drivers), AT_ONCE)
+                    if room <= 0:
+                        self._is_short = True
+                        return report
+                    now, run_ids = run_ids[:room], run_ids[room:]
+                    tried.update(now)
+                    await self._go_on(now, report, takes=takes)
+            if len(woken) + len(left_behind) < BATCH:
                 break
             finds_orphans = False  # all of them were in the first lot
         await self._start_queued(tried, report)
@@ -180,11 +199,13 @@ class Host:
             if taken.is_held:
                 opens_in_s = math.inf if taken.opens_at_ms is None else (taken.opens_at_ms - now_ms) / 1000
                 self._held_until = time.monotonic() + max(0.0, min(opens_in_s, LIMITS_EVERY_S))
+            elif taken.is_paused:
+                self._held_until = time.monotonic() + PAUSED_EVERY_S
             if not taken.runs:
                 return
             tried |= {run.run_id for run in taken.runs}
             self._turns |= {run.lane: next(self._turn) for run in taken.runs}
-            await asyncio.gather(*[self._go_on(run.run_id, report) for run in taken.runs])
+            await self._go_on([run.run_id for run in taken.runs], report, takes=False)
             if begun := [run.run_id for run in taken.runs if run.run_id in report.resumed]:
                 await store.awrite(partial(queue.done, run_ids=begun))
 
@@ -199,21 +220,34 @@ class Host:
             passed_over=len(self._failing),
         )
 
-    async def _candidates(self, tried: set[str], *, finds_orphans: bool) -> list[str]:
-        """Runs that may go on, without those that this sweep has tried and those that are to be left alone for a while."""
+    async def _candidates(self, tried: set[str], *, finds_orphans: bool) -> _Candidates | None:
+        """Runs that may go on, without those that this sweep has tried, those that are to be left alone for a while, and those
+        that others have taken. None if there is none."""
         engine, now = self._engine, self._engine.clock.now_ms()
         lease = engine.settings.lease_ms
         is_wanted = self._is_wanted(tried)
+        self._looked_at_ms = now
 
-        def query(c: reads.Session) -> list[str]:
-            found = [*wakeups.moved_runs(c, BATCH, is_wanted), *wakeups.due_runs(c, now, BATCH, is_wanted)]
+        def query(c: reads.Session) -> tuple[_Candidates, bool]:
+            holds = wakeups.Holds(now)
+            moved = wakeups.moved_runs(c, BATCH, is_wanted, holds)
+            woken = dict.fromkeys([*moved, *wakeups.due_runs(c, now, BATCH, is_wanted, holds)])
+            orphans: list[str] = []
             if finds_orphans:
                 dead = [owner for owner in reads.owners(c) if owner != engine.owner and leases.is_owner_dead(owner)]
                 left = reads.left_behind(c, dead[:MANY], now - lease, MANY)
-                found += [r.run_id for r in left if is_wanted(r.run_id) and leases.may_take_over(r, now, lease)]
-            return list(dict.fromkeys(found))
+                orphans = [
+                    r.run_id
+                    for r in left
+                    if is_wanted(r.run_id)
+                    and leases.may_take_over(r, now, lease)
+                    and not (r.runtime_owner_id is None and holds.has(r.heartbeat_at_ms))
+                ]
+            return _Candidates(list(woken), [run_id for run_id in orphans if run_id not in woken]), holds.are_met
 
-        return await engine.store.aread(query)
+        found, are_held = await engine.store.aread(query)
+        self._held_off = time.monotonic() + wakeups.HOLD_MS / 1000 if are_held else math.inf
+        return found if found.woken or found.left_behind else None
 
     def _is_wanted(self, tried: Collection[str]) -> Callable[[str], bool]:
         """Whether a run may be gone on with, if it can."""
@@ -229,31 +263,66 @@ class Host:
 
         return is_wanted
 
-    async def _go_on(self, run_id: str, report: HostReport) -> None:
-        engine = self._engine
+    async def _go_on(self, run_ids: Sequence[str], report: HostReport, *, takes: bool) -> None:
+        """Go on with these runs at once, those of them that are ours.
+
+        Args:
+            takes: all hosts have heard of them: each loads only those that it has taken.
+        """
+        if self._is_dry:
+            report.skipped |= dict.fromkeys(run_ids, "dry run")
+            return
+        looked = [self._told(run_id, report, partial(self._look, run_id, report)) for run_id in run_ids]
+        known = {run.run_id: (run, workflow) for run, workflow in filter(None, await asyncio.gather(*looked))}
+        if not takes:
+            await self._resume(known.values(), report)
+            return
+        now_ms, store = self._engine.clock.now_ms(), self._engine.store
+        taken = await store.awrite(partial(wakeups.take, run_ids=list(known), now_ms=now_ms)) if known else set[str]()
         try:
-            row = await engine.run_row(run_id)
-            if row.status != "running" and not row.status.startswith("waiting-"):  # it has ended or paused meanwhile
-                return
-            if row.cancel_requested_at_ms is not None:
-                await self._cancel(row)
-                return
-            if row.parent_run_id is not None and await self._leave_to_parent(run_id):
-                return
-            found = self._resolve(row)
-            workflow = await found if isinstance(found, Awaitable) else found
-            if workflow is None:
-                # another host's: nothing is recorded, and it is not looked at again for a while
-                self._failing[run_id] = (time.monotonic() + MAX_BACKOFF_S, MAX_BACKOFF_S)
-                report.skipped[run_id] = "missing-workflow"
-                return
-            await engine.resume(
-                run_id,
+            await self._resume([found for run_id, found in known.items() if run_id in taken], report)
+        finally:
+            if failed := taken.difference(report.resumed):
+                await store.awrite(partial(wakeups.leave, run_ids=list(failed), taken_at_ms=now_ms))
+
+    async def _resume(self, runs: Iterable[tuple[RunRow, SmithersWorkflow]], report: HostReport) -> None:
+        async def resume(run: RunRow, workflow: SmithersWorkflow) -> None:
+            await self._engine.resume(
+                run.run_id,
                 workflow,
-                is_automatic=row.status == "running",
-                expect_epoch=row.epoch,
-                accept_workflow_change=queue.is_queued(row),  # nothing of it has been done yet
+                is_automatic=run.status == "running",
+                expect_epoch=run.epoch,
+                accept_workflow_change=queue.is_queued(run),  # nothing of it has been done yet
             )
+            self._failing.pop(run.run_id, None)
+            report.resumed.append(run.run_id)
+
+        begun = [self._told(run.run_id, report, partial(resume, run, workflow)) for run, workflow in runs]
+        await asyncio.gather(*begun)
+
+    async def _look(self, run_id: str, report: HostReport) -> tuple[RunRow, SmithersWorkflow] | None:
+        """A run with its workflow, if there is anything for us to go on with."""
+        run = await self._engine.run_row(run_id)
+        if run.status != "running" and not run.status.startswith("waiting-"):  # it has ended or paused meanwhile
+            return None
+        if run.cancel_requested_at_ms is not None:
+            await self._cancel(run)
+            return None
+        if run.parent_run_id is not None and await self._leave_to_parent(run_id):
+            return None
+        found = self._resolve(run)
+        workflow = await found if isinstance(found, Awaitable) else found
+        if workflow is None:
+            # another host's: nothing is recorded, and it is not looked at again for a while
+            self._failing[run_id] = (time.monotonic() + MAX_BACKOFF_S, MAX_BACKOFF_S)
+            report.skipped[run_id] = "missing-workflow"
+            return None
+        return run, workflow
+
+    async def _told(self, run_id: str, report: HostReport, work: Callable[[], Awaitable[T]]) -> T | None:
+        """Do something for a run. What goes wrong is told of, in the run's events too, and the run is left alone for a while."""
+        try:
+            return await work()
         except OwnershipError as error:
             report.skipped[run_id] = error.error_code
         except StorageUnreachable:  # nothing is wrong with the run
@@ -264,9 +333,7 @@ class Host:
             report.skipped[run_id] = f"{error.error_code}: {error.summary}"
             log.warning("cannot go on with a run", extra={"run_id": run_id, "code": error.error_code})
             await self._tell_skipped(run_id, error)
-        else:
-            self._failing.pop(run_id, None)
-            report.resumed.append(run_id)
+        return None
 
     async def _leave_to_parent(self, run_id: str) -> bool:
         """Have whoever drives its parent go on with a subflow's run, as only the parent's code says what it is. False if

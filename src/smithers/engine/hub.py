@@ -12,7 +12,22 @@ from smithers.store.sql.store import SqlStore
 
 PAGE = 1000
 
-OnStep = Callable[[str, Step, int], None]
+OnStep = Callable[[str, Step, int, list[EventRow]], None]
+"""Given the run, the step, and the events that it has stored with the number of the first: its launch's among them."""
+
+
+def step_rows(step: Step, first_seq: int) -> tuple[int, list[EventRow]]:
+    """The events that a step has stored, those of its launch first, and the number of the first.
+
+    Args:
+        first_seq: the number of the step's own first event.
+    """
+    rows = [EventRow(seq, step.now_ms, step.frame_no, *each) for seq, each in enumerate(step.events, first_seq)]
+    launch = step.launch
+    if launch is None:
+        return first_seq, rows
+    first_seq -= len(launch.events)
+    return first_seq, [EventRow(n, launch.now_ms, 0, *each) for n, each in enumerate(launch.events, first_seq)] + rows
 
 
 class Subscription:
@@ -22,6 +37,14 @@ class Subscription:
         self.run_id = run_id
         self.cursor = after
         self.more = asyncio.Event()
+        self.more.set()
+
+    def wake(self) -> None:
+        """There may be more."""
+        self.more.set()
+
+    def take(self, rows: list[EventRow], *, is_last: bool) -> None:
+        """These were stored by this process just now; `is_last` if the run has ended with them."""
         self.more.set()
 
 
@@ -37,10 +60,15 @@ class Hub:
 
     def publish(self, run_id: str, step: Step, first_seq: int) -> None:
         """A step was committed."""
-        if step.events and run_id in self._by_run:
-            self.wake(run_id)
+        if not (self._by_run or self.on_step):
+            return
+        first_seq, rows = step_rows(step, first_seq)
+        if rows:
+            is_last = step.status is not None and step.status.is_terminal
+            for subscription in self._by_run.get(run_id, ()):
+                subscription.take(rows, is_last=is_last)
         for tell in self.on_step:
-            tell(run_id, step, first_seq)
+            tell(run_id, step, first_seq, rows)
 
     def touch(self, run_id: str) -> None:
         """Somebody here has written to a run otherwise than by a step."""
@@ -56,17 +84,21 @@ class Hub:
     def wake(self, run_id: str) -> None:
         """The run's log may have grown."""
         for subscription in self._by_run.get(run_id, ()):
-            subscription.more.set()
+            subscription.wake()
 
     def wake_all(self) -> None:
         """Any log may have grown: somebody else has written to the database."""
         for subscriptions in self._by_run.values():
             for subscription in subscriptions:
-                subscription.more.set()
+                subscription.wake()
 
     def subscribe(self, run_id: str, after: int) -> tuple[Subscription, Callable[[], None]]:
         """Begin to read a run's log after a number. Returns the subscription and how to end it."""
         subscription = Subscription(run_id, after)
+        return subscription, self._add(subscription)
+
+    def _add(self, subscription: Subscription) -> Callable[[], None]:
+        run_id = subscription.run_id
         self._by_run.setdefault(run_id, set()).add(subscription)
 
         def end() -> None:
@@ -76,7 +108,7 @@ class Hub:
                 if not group:
                     del self._by_run[run_id]
 
-        return subscription, end
+        return end
 
 
 async def follow(hub: Hub, store: SqlStore, run_id: str, after: int = -1) -> AsyncIterator[EventRow]:

@@ -81,8 +81,8 @@ class Keeper:
         self.threads = ThreadPoolExecutor(self.settings.sync_threads, thread_name_prefix="smithers-task")
         self.drivers: dict[str, Driver] = {}
         self._handles: dict[str, RunHandle] = {}
-        self._claim_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """The handle of each driven run; a continued run's successors share its own."""
+        self._claim_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.newest: dict[str, SmithersWorkflow] = {}
         """The code of runs that was loaded anew while they went on; goes before what a caller brings."""
         self.agents = AgentRoom(self.settings.agents)

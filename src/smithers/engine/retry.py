@@ -14,9 +14,12 @@ AGENT_RETRIES = 3
 def retries_of(leaf: LeafNode) -> int:
     """How many extra attempts a leaf has."""
     given = leaf.element.retries
-    if given is not None:
-        return given
-    return AGENT_RETRIES if leaf.kind is LeafKind.AGENT else 0
+    return default_retries(leaf.kind) if given is None else given
+
+
+def default_retries(kind: str) -> int:
+    """How many extra attempts a leaf of a kind has that does not say."""
+    return AGENT_RETRIES if kind == LeafKind.AGENT else 0
 
 
 def delay_ms(element: Leaf, failures: int, seed: str) -> int:

@@ -45,6 +45,8 @@ class TaskRuntime:
     """Stores the files of the folder as they are, once in a run; the engine's."""
     is_touching: bool = False
     """Whether the work has changed files, or is about to."""
+    git_dir: Path | None = None
+    """The git directory of the repository that `root_dir` is a worktree of, if it is one."""
     _effects: int = 0
     _is_aborted: bool = False
     _aborted: threading.Event | None = field(default=None, repr=False)
@@ -60,6 +62,11 @@ class TaskRuntime:
             if self._is_aborted:
                 self._aborted.set()
         return self._aborted
+
+    @property
+    def is_aborted(self) -> bool:
+        """Whether `aborted` is set."""
+        return self._is_aborted
 
     def abort(self) -> None:
         """Set `aborted`, from any thread."""

@@ -6,7 +6,7 @@ from pydantic_core import to_json
 
 from smithers.components.scope import Key
 from smithers.engine import effects
-from smithers.engine.attempts import Completion
+from smithers.engine.completions import Completion
 from smithers.engine.retry import delay_ms, retries_of
 from smithers.engine.state import RunState, failure_of
 from smithers.errors import AgentQuotaExceeded, InvalidOutput, SmithersError, error_object

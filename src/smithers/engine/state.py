@@ -106,10 +106,10 @@ class RunState:
         if old is None:
             self.step.nodes[key] = NodeChange(key[0], key[1], to, attempt, None, None, None, output)
         else:
-            self.step.nodes[key] = old._replace(
-                state=to,
-                last_attempt=old.last_attempt if attempt is None else attempt,
-                output=old.output if output is None else output,
+            last = old.last_attempt if attempt is None else attempt
+            output = old.output if output is None else output
+            self.step.nodes[key] = NodeChange(
+                key[0], key[1], to, last, old.output_table, old.label, old.loop_id, output
             )
 
     def failures_ever(self, key: Key) -> int:

@@ -1,14 +1,14 @@
 """Waits: approvals, human tasks, events and timers, from the moment they are reached to what settles them.
 
 Each is durable in the step that reaches it. What arrives from outside (decisions, answers, signals, due moments) is applied
-here; applying twice changes nothing, because only a node that still waits is touched.
+here; applying twice changes nothing, because only a node that still waits is touched. How a wait is kept on record, and how it
+ends there, is in `wait_records`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from smithers.components.gates import Approval, AutoApprove, HumanTask
@@ -16,9 +16,9 @@ from smithers.components.rundata import SignalRow
 from smithers.components.scope import Key
 from smithers.components.task import Task
 from smithers.components.waits import Timer, WaitForEvent
-from smithers.engine.attempts import validate
 from smithers.engine.requests import approval_request, decision_row, gate_request, human_request_id
-from smithers.engine.state import RunState, failure_of
+from smithers.engine.state import RunState
+from smithers.engine.wait_records import WaitRecords
 from smithers.errors import (
     ApprovalDenied,
     InvalidOutput,
@@ -29,32 +29,26 @@ from smithers.errors import (
 )
 from smithers.events import attempt_event
 from smithers.graph.plan import LeafKind, LeafNode
-from smithers.scheduler.scheduler import Scheduler
 from smithers.scheduler.states import NodeState
-from smithers.store.interface import TIMED_OUT, ApprovalRow, AttemptChange, HumanRow, Inbox, SqlValue, StoredSignal
+from smithers.store.interface import TIMED_OUT, ApprovalRow, HumanRow, Inbox, StoredSignal
 
 AUTO = "smithers:auto"
 S = NodeState
 
 
-class WaitDesk:
+class WaitDesk(WaitRecords):
     """Handles everything that a run waits for.
 
     Args:
         state: the run.
-        now_ms: the time.
         check_history: starts looking up whether an approval with `AutoApprove(after=n)` needs nobody.
     """
 
-    def __init__(
-        self, state: RunState, now_ms: Callable[[], int], check_history: Callable[[LeafNode, AutoApprove], None]
-    ) -> None:
-        self._state = state
-        self._now_ms = now_ms
+    def __init__(self, state: RunState, check_history: Callable[[LeafNode, AutoApprove], None]) -> None:
+        super().__init__(state)
         self._check_history = check_history
         self._offered = 0
         """So many signals have been offered to those who wait."""
-        self.scheduler: Scheduler
 
     # ── reaching ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -195,29 +189,6 @@ class WaitDesk:
         state.tell("NodeWaitingTimer", leaf, firesAtMs=due)
         state.arm(leaf.key, "timer", due)
         self._wait(leaf, S.WAITING_TIMER, number)
-
-    def _wait(self, leaf: LeafNode, to: NodeState, attempt: int | None = None) -> None:
-        self._state.move(leaf, to, attempt=attempt)
-        self.scheduler.waits(leaf)
-
-    def _timeout(self, leaf: LeafNode) -> None:
-        if leaf.element.timeout_ms is not None:
-            self._state.arm(leaf.key, "timeout", self._state.step.now_ms + leaf.element.timeout_ms)
-
-    def _timeout_at(self, leaf: LeafNode) -> int | None:
-        """When the patience with a wait runs out."""
-        return self._state.timers.get((leaf.key, "timeout"))
-
-    def _attempt(
-        self, leaf: LeafNode, to: NodeState, *, meta: Mapping[str, object] | None = None, error: str | None = None
-    ) -> int:
-        """Waits keep their record in an attempt, as work does; only answers that do not fit take more than one."""
-        now = self._state.step.now_ms
-        number = self._state.failures_ever(leaf.key) + 1
-        ended = now if to.is_terminal else None
-        text = None if meta is None else to_json(meta).decode()
-        self._state.attempt(AttemptChange(*leaf.key, number, to.value, now, ended, error, None, None, text))
-        return number
 
     # ── what arrives ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -375,62 +346,6 @@ class WaitDesk:
                 {"nodeId": key[0], "iteration": key[1], "timeoutMs": element.timeout_ms},
             )
             self._fail(leaf, in_vain)
-
-    # ── settling ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def abandon(self, key: Key, reason: str) -> None:
-        """A node that waits is not wanted any more: its part of the tree failed, or is not mounted any more."""
-        state = self._state
-        for kind in ("timer", "timeout", "retry", "quota", "deadline"):
-            if (key, kind) in state.timers and kind == "timer":
-                state.tell_of("TimerCancelled", key, timerId=key[0])
-            state.disarm(key, kind)
-        if state.nodes.get(key) is S.WAITING_APPROVAL:  # one of the two has it
-            state.row("human_closed", "cancelled", state.step.frame_no, human_request_id(state.run_id, key))
-            by = f"smithers:{reason}"
-            state.row("approval_closed", state.step.now_ms, by, state.step.frame_no, state.run_id, *key)
-            state.gates.pop(key, None)
-        if state.nodes.get(key) not in (S.PENDING, S.WAITING_QUOTA):
-            state.row("attempts_closed", state.step.now_ms, state.step.frame_no, state.run_id, *key)
-        state.held.discard(key)
-        state.move_key(key, S.CANCELLED)
-        state.tell_of("NodeCancelled", key, reason=reason)
-
-    def _finish(self, leaf: LeafNode, value: object, *, meta: Mapping[str, object] | None) -> None:
-        state = self._state
-        row, values = self._row_of(leaf, value)
-        index = state.write_output(leaf, row, values)
-        self._attempt(leaf, S.FINISHED, meta=meta)
-        number = state.failures_ever(leaf.key) + 1
-        state.move(leaf, S.FINISHED, attempt=number, output=index)
-        state.step.events.append(attempt_event("NodeFinished", *leaf.key, number))
-        self.scheduler.settled(leaf.key)
-
-    def _row_of(self, leaf: LeafNode, value: object) -> tuple[BaseModel, tuple[SqlValue, ...]]:
-        """A value as the leaf's row and its columns. Raises `InvalidOutput`."""
-        try:
-            row = validate(leaf, value)
-            return row, self._state.table(leaf).encode(row)
-        except SmithersError:
-            raise
-        except Exception as error:  # an author's validator may raise anything
-            raise InvalidOutput(f"{leaf.element!r}: the row was refused with {type(error).__name__}") from error
-
-    def _skip(self, leaf: LeafNode) -> None:
-        self._state.move(leaf, S.SKIPPED)
-        self._state.tell("NodeSkipped", leaf)
-        self.scheduler.settled(leaf.key)
-
-    def _fail(self, leaf: LeafNode, error: SmithersError, *, meta: Mapping[str, object] | None = None) -> None:
-        state = self._state
-        found = error_object(error)
-        state.errors[leaf.key] = found
-        self._attempt(leaf, S.FAILED, meta=meta, error=to_json(found).decode())
-        number = state.failures_ever(leaf.key) + 1
-        state.move(leaf, S.FAILED, attempt=number)
-        state.tell("NodeFailed", leaf, attempt=number, error=found)
-        self.scheduler.failures[leaf.key] = failure_of(leaf, found)
-        self.scheduler.settled(leaf.key)
 
 
 def _holds(auto: AutoApprove) -> bool:

@@ -14,8 +14,9 @@ from smithers.components.composites import Subflow
 from smithers.components.scope import Key, logical_id
 from smithers.components.task import CachePolicy, Task, agent_chain
 from smithers.engine import effects
-from smithers.engine.attempts import Completion, abort_error, finish, run_attempt
+from smithers.engine.attempts import run_attempt
 from smithers.engine.children import run_child
+from smithers.engine.completions import Completion, abort_error, finish
 from smithers.errors import DepNotSatisfied, ForkError, SmithersError, error_object
 from smithers.events import attempt_event
 from smithers.graph.plan import LeafKind, LeafNode, LoopNode, Plan, PlanNode
@@ -38,6 +39,8 @@ class Work:
         self._running: dict[Key, Completion] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
         self._to_start: list[Completion] = []
+        self._left: dict[Key, Completion] = {}
+        """Attempts that were stopped, with the files that they have left, while no step tells of that."""
 
     @property
     def is_busy(self) -> bool:
@@ -58,6 +61,7 @@ class Work:
         state, key = self._state, leaf.key
         attempt = state.attempts.get(key, 0) + 1
         state.attempts[key] = attempt
+        self._left.pop(key, None)
         now = state.step.now_ms
         state.move(leaf, S.IN_PROGRESS, attempt=attempt)
         state.attempt(AttemptChange(key[0], key[1], attempt, "in-progress", now))
@@ -121,9 +125,13 @@ class Work:
                 self._state.failed.get(leaf.key, 0),
                 messages,
             )
-            if done.is_touching and not done.is_aborted:
+            if done.effect_token is not None and leaf.key not in self._running:
+                await effects.tell_late(self._driver.shared.tools, done.effect_token, done.error)
+            if done.is_touching and leaf.key in self._running:  # else nobody expects anything of it any more
                 folder = done.root_dir or self._driver.shared.root_dir
                 done.files = await self._driver.shared.workspaces.checkpoint(folder, *leaf.key, done.attempt)
+                if done.is_aborted:
+                    self._left[leaf.key] = done
             if key is not None and done.error is None:
                 done.cache_row = self._cache_row(done, key)
         except asyncio.CancelledError:
@@ -185,8 +193,20 @@ class Work:
                 self._cancel_attempt(leaf, reason)
                 state.move(leaf, S.CANCELLED)
 
+    def files_left(self, key: Key | None = None) -> list[tuple[SqlValue, ...]]:
+        """What attempts that were stopped (all of them, or a node's) have left of files, as rows; each is told once."""
+        state, keys = self._state, list(self._left) if key is None else [key]
+        stopped = [done for each in keys if (done := self._left.pop(each, None)) is not None]
+        return [
+            done.files.row(state.run_id, *done.leaf.key, done.attempt, state.step.frame_no, state.step.now_ms)
+            for done in stopped
+            if done.files is not None and done.attempt == state.attempts.get(done.leaf.key)
+        ]
+
     def _cancel_attempt(self, leaf: LeafNode, reason: str) -> None:
         state, key = self._state, leaf.key
+        for row in self.files_left(key):
+            state.row("checkpoint", *row)
         attempt = state.attempts.get(key, 1)
         error = to_json(error_object(abort_error(reason))).decode()
         now = state.step.now_ms

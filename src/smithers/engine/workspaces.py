@@ -21,7 +21,7 @@ from smithers.store.sql import checkpoints as rows
 from smithers.store.sql.checkpoints import WorkspaceRow
 from smithers.store.sql.store import SqlStore
 from smithers.vcs import checkpoints, worktrees
-from smithers.vcs.repository import Repository
+from smithers.vcs.repository import Repository, find_repository
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +163,19 @@ class Workspaces:
             None,
         )
         self._store.write(lambda c: rows.add_worktree(c, row))
+
+    def git_dir(self) -> Path | None:
+        """The git directory of the repository that worktrees are made of, which programs in them may read.
+
+        Found from the run's own folder, never from a worktree, whose `.git` file a task may have changed: it could name any
+        folder. None where that folder is a worktree itself, or links elsewhere.
+        """
+        found = find_repository(self._root)
+        if found is None or found.kind != "git":
+            return None
+        place = found.top / ".git"
+        is_plain = place.is_dir() and not place.is_symlink() and found.common_dir == place.resolve()
+        return place.resolve() if is_plain else None
 
     async def tidy(self) -> None:
         """The run has ended well: remove its worktrees, but for those that hold what nothing else does."""

@@ -91,6 +91,7 @@ from smithers.errors.storage import StorageCorrupt as StorageCorrupt
 from smithers.errors.storage import StorageError as StorageError
 from smithers.errors.storage import StorageFull as StorageFull
 from smithers.errors.storage import StorageReadOnly as StorageReadOnly
+from smithers.errors.storage import StorageRefused as StorageRefused
 from smithers.errors.storage import StorageSaturated as StorageSaturated
 from smithers.errors.storage import StorageUnreachable as StorageUnreachable
 from smithers.errors.storage import StoreNotFound as StoreNotFound

@@ -29,6 +29,12 @@ class StorageUnreachable(StorageError):
     code, status = "STORAGE_ERROR", 503
 
 
+class StorageRefused(StorageUnreachable):
+    """The database server answers, but lets nobody in with this address: its password, user or database is not right."""
+
+    code, status = "STORAGE_ERROR", 500
+
+
 class OutcomeUnknown(StorageError):
     """The connection was cut while a commit was under way: the request was written wholly or not at all."""
 

@@ -161,7 +161,7 @@ class GatewayOptions:
                 raise InvalidInput(f"{name} must be a whole number above 0, not {value!r}", {"field": name})
         if self.sandbox not in ("required", "off"):
             raise InvalidInput(f"sandbox must be 'required' or 'off', not {self.sandbox!r}", {"field": "sandbox"})
-        for name in ("idle_timeout_ms", "max_queued_runs"):
+        for name in ("idle_timeout_ms", "max_active_runs", "max_queued_runs"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise InvalidInput(f"{name} must be a whole number, 0 or more", {"field": name})
@@ -184,7 +184,6 @@ _POSITIVE: Final = (
     "event_window_size",
     "headers_timeout",
     "request_timeout",
-    "max_active_runs",
     "max_frames_per_second",
 )
 

@@ -102,7 +102,8 @@ class Gateway:
         request_timeout: time for a whole request, in milliseconds.
         idle_timeout_ms: after so long without sockets, runs, schedules and timers `on_idle` is called; 0 for never.
         on_idle: called once it is idle, and again after new activity; may be async.
-        max_active_runs: runs that are started here at once; a launch beyond is stored and waits for its turn.
+        max_active_runs: runs that are started here at once; a launch beyond is stored and waits for its turn. With 0 all runs
+            are left to workers, also those that are woken; only what somebody resumes here is driven here.
         max_queued_runs: so many may wait in a database; a launch beyond is refused.
         sandbox: `"off"` runs the commands of the tools of runs that are launched here without isolation; no caller can.
         max_frames_per_second: requests that one connection may make.
@@ -252,6 +253,8 @@ class Gateway:
         file = None if entry_file is None else Path(entry_file)
         if file is not None and not file.is_absolute():
             raise InvalidInput("entry_file must be an absolute path", {"field": "entry_file"})
+        if isinstance(workflow, SmithersWorkflow):  # anything else is refused by its key
+            workflow = workflow.or_in(self._settings.db)
         entry = Entry(key, workflow, schedule, hook, parse_ui(ui, "ui"), system, file)
         check_mounts(self.options, [*(other for other in self._entries.now() if other.key != key), entry])
         self._entries.add(entry)

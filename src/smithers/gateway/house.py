@@ -101,6 +101,8 @@ class House:
             on_open=self._opened,
             workflow_of=self._workflow_of,
             room=lambda: self._desk.room,
+            homes=lambda: self._desk.places(),
+            drives=options.max_active_runs > 0,
         )
         self._desk = LaunchDesk(
             entries, self._hosting, clock, options.max_active_runs, options.max_queued_runs, options.sandbox
@@ -115,26 +117,7 @@ class House:
             follow=self._follow,
         )
         self._devtools = DevToolsStreams(self._hosting.find, self._follow)
-        self.services = Services(
-            options=options,
-            entries=entries,
-            hosting=self._hosting,
-            launching=self._desk,
-            changes=self._changes,
-            streams=self._streams,
-            devtools=self._devtools,
-            clock=clock,
-            broadcast=self._broadcast,
-            state_version=lambda: self._sockets.state_version,
-            usage=UsageDesk(settings.accounts_file, clock),
-            accounts_file=settings.accounts_file,
-            started_at_ms=clock.now_ms(),
-            pid=os.getpid(),
-            ui_path_of=self._mounts.path_of,
-            wake_crons=lambda: self._scheduler.changed(),
-            still_valid=self._is_valid,
-            stories=Storyteller(options.what_happened),
-        )
+        self.services = self._make_services(clock)
         dispatcher = Dispatcher(Methods(AREAS), self.services, extensions, self._meter)
         self._sockets = SocketHub(
             options,
@@ -154,6 +137,29 @@ class House:
         self._rest = RestRoutes(self.services, dispatcher, self._http.identify)
         self.app = self._make_app()
         self._grants = GrantWatch(self._doorkeeper, clock, self._recheck)
+
+    def _make_services(self, clock: Clock) -> Services:
+        """What the methods work with; what is made later than this is asked for when it is needed."""
+        return Services(
+            options=self._options,
+            entries=self._entries,
+            hosting=self._hosting,
+            launching=self._desk,
+            changes=self._changes,
+            streams=self._streams,
+            devtools=self._devtools,
+            clock=clock,
+            broadcast=self._broadcast,
+            state_version=lambda: self._sockets.state_version,
+            usage=UsageDesk(self._settings.accounts_file, clock),
+            accounts_file=self._settings.accounts_file,
+            started_at_ms=clock.now_ms(),
+            pid=os.getpid(),
+            ui_path_of=self._mounts.path_of,
+            wake_crons=lambda: self._scheduler.changed(),
+            still_valid=self._is_valid,
+            stories=Storyteller(self._options.what_happened),
+        )
 
     def _make_app(self) -> HttpApp:
         routes = [*self._http.table(), *self._rest.table(), *WebhookRoutes(self.services, self._meter).table()]

@@ -14,6 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp
 
 from smithers.asgi.routing import Call, Doc, Route
+from smithers.control.pulse import problem_of
 from smithers.errors import PayloadTooLarge
 from smithers.gateway.auth.identity import Identity
 from smithers.gateway.auth.scopes import require
@@ -165,8 +166,10 @@ class HttpRoutes:
     # ── about the gateway ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def health(self, call: Call) -> ASGIApp:
-        """`GET /health`: answers as soon as the gateway listens."""
-        return json_answer(to_json({"ok": True, **health_of(self._services)}))
+        """`GET /health`: answers as soon as the gateway listens, also while its database is away."""
+        reason = await problem_of(place.pulse for place in self._services.hosting.places)
+        degraded: dict[str, object] = {"degraded": reason is not None, "reason": reason}
+        return json_answer(to_json({"ok": True, **health_of(self._services), **degraded}))
 
     async def metrics(self, call: Call) -> ASGIApp:
         """`GET /metrics`: Prometheus text."""

@@ -21,14 +21,14 @@ from pydantic_core import from_json
 
 from smithers.ambient import SandboxMode
 from smithers.control.views import iso
-from smithers.engine.admission import LaunchStamp
+from smithers.engine.admission import DEFAULT_QUEUE, LaunchStamp
 from smithers.engine.admission import Place as QueuePlace
 from smithers.engine.clock import Clock
 from smithers.errors import RunAlreadyExists, RunNotFound, RunOwnerAlive, RunStillRunning, SmithersError
 from smithers.gateway.entries import Entries, Entry
 from smithers.gateway.problems import RpcError
 from smithers.jsons import object_of
-from smithers.store.sql import queue, reads
+from smithers.store.sql import limits, queue, reads
 
 if TYPE_CHECKING:
     from smithers.components.workflow import SmithersWorkflow
@@ -224,14 +224,18 @@ class LaunchDesk:
         starting = sum(all(run_id not in place.engine.drivers for place in places) for run_id in self._busy)
         return starting + sum(len(place.engine.drivers) for place in places)
 
-    async def _must_wait(self, place: Place) -> bool:
-        """Whether a run that is being launched has to queue: there is no room, or others were there before."""
+    async def _must_wait(self, place: Place, workflow: str) -> bool:
+        """Whether a run that is being launched has to queue: there is no room, others were there before, or a limit that
+        somebody has set is to be kept."""
         if self._active() > self._max_active:
             self._without_queue.discard(place.path)
             return True
-        if place.path in self._without_queue:
-            return False
-        if await place.store.aread(queue.count):
+        is_known_empty = place.path in self._without_queue
+
+        def reasons(c: reads.Session) -> bool:
+            return limits.is_limited(c, DEFAULT_QUEUE, workflow) or not (is_known_empty or queue.count(c) == 0)
+
+        if await place.store.aread(reasons):
             return True
         self._without_queue.add(place.path)
         return self._active() > self._max_active
@@ -256,7 +260,7 @@ class LaunchDesk:
             raise RunAlreadyExists(run_id)
         self._busy.add(run_id)
         try:
-            must_wait = await self._must_wait(place)
+            must_wait = await self._must_wait(place, entry.key)
             if must_wait:
                 self._busy.discard(run_id)  # what waits takes no room
             handle = await place.engine.launch(

@@ -110,6 +110,9 @@ USUAL: Final[dict[type[SmithersError], str]] = {
 }
 """The code for an error, unless its method has another; a subclass is found by its own entry before its base's."""
 
+PASSING: Final = 503
+"""The status of errors that may be gone when the same is asked again, such as of a database that is away."""
+
 _FLAT: Final = frozenset({"AlreadyDecided", "RateLimited", "PayloadTooLarge", "EXTENSION_METHOD_NOT_FOUND"})
 """Codes whose details stand beside `code` and `message` instead of below `details`."""
 
@@ -170,6 +173,8 @@ def rpc_error_of(error: Exception, codes: Mapping[type[SmithersError], str] | No
         extras = details if code in _FLAT else {"details": details}
     if code is not None:
         return RpcError(code, error.summary, extras)
+    if error.status == PASSING:
+        extras["retryable"] = True  # a WebSocket has no status to tell it by
     if error.status >= 500:
         log.warning("a request failed", extra={"code": error.error_code})
     return RpcError(error.error_code, error.summary, extras, status=error.status)

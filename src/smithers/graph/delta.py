@@ -155,11 +155,11 @@ def _anchors(old: Sequence[Child], new: Sequence[Child], span: range, new_span: 
         queue = places.get(_key(new[i_new]))
         if queue:
             pairs.append((queue.popleft(), i_new))
-    return _rising(pairs)
+    return rising(pairs)
 
 
-def _rising(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The longest subsequence with rising first members (patience sorting)."""
+def rising(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The most of these pairs, in their order, whose first members rise (patience sorting)."""
     ends: list[int] = []
     piles: list[int] = []
     before: list[int] = []

@@ -75,16 +75,12 @@ class EventFeed:
         hub.on_step.append(self._stepped)
         hub.on_touch.append(self._touched)
 
-    def _stepped(self, run_id: str, step: Step, first_seq: int) -> None:
+    def _stepped(self, run_id: str, step: Step, first_seq: int, rows: list[EventRow]) -> None:
         live = self._runs.get(run_id)
-        rows = [EventRow(n, step.now_ms, step.frame_no, *each) for n, each in enumerate(step.events, first_seq)]
         launch = step.launch
         if launch is not None:
-            begin = first_seq - len(launch.events)
-            first = [EventRow(n, launch.now_ms, 0, *each) for n, each in enumerate(launch.events, begin)]
-            rows = first + rows
             info = run_info(run_id, launch.workflow_name, launch.parent_run_id, launch.config_json)
-            live = self._runs[run_id] = _Live(info, begin)
+            live = self._runs[run_id] = _Live(info, first_seq)
         elif live is None:
             told = self._ended.get(run_id)
             if told is not None:

@@ -177,14 +177,15 @@ def open_telemetry(settings: Settings) -> Telemetry | None:
 
 
 class Observation:
-    """One engine's runs, observed for the log and for a collector: what a host without metrics of its own has."""
+    """One engine's runs, observed for the log, for a collector, and for metrics that somebody shows."""
 
-    def __init__(self, telemetry: Telemetry | None, store: SqlStore, hub: Hub) -> None:
+    def __init__(self, telemetry: Telemetry | None, store: SqlStore, hub: Hub, shown: Metrics | None) -> None:
         self._telemetry = telemetry
-        self._metrics = Metrics()
+        self._metrics = shown or Metrics()
         listeners: list[Listener] = [log_event]
         if telemetry is not None:
             telemetry.add(self._metrics, lambda: store.read(pages.gauges))
+        if telemetry is not None or shown is not None:
             listeners.append(self._metrics.track_event)
             store.time(self._metrics.timed)
         self._feed = EventFeed(store, hub, *listeners)
@@ -197,6 +198,7 @@ class Observation:
             await asyncio.to_thread(self._telemetry.close)
 
 
-def observe(settings: Settings, store: SqlStore, hub: Hub) -> Observation:
-    """Observe the runs of a hub, as the settings say. Hosts ask for it if `Settings.is_observed`."""
-    return Observation(open_telemetry(settings), store, hub)
+def observe(settings: Settings, store: SqlStore, hub: Hub, shown: Metrics | None = None) -> Observation:
+    """Observe the runs of a hub, as the settings say. Hosts ask for it if `Settings.is_observed`, or for metrics of their
+    own that they show."""
+    return Observation(open_telemetry(settings), store, hub, shown)

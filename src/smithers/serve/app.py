@@ -6,6 +6,7 @@ It drives nothing: a decision or signal is durable when answered, and whoever ho
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -25,10 +26,13 @@ from smithers.control.adapter import SmithersDb
 from smithers.control.control import Control
 from smithers.control.requests import cancel_run
 from smithers.control.streams import RunStream, StreamHub
-from smithers.errors import RunNotActive, RunNotFound
+from smithers.control.travel.audit import tend
+from smithers.errors import RunNotActive, RunNotFound, SmithersError
 from smithers.observability.feed import LogCounter
 from smithers.observability.metrics import CONTENT_TYPE, Metrics
 from smithers.settings import Settings
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1_048_576
 BIRTH_PATIENCE_S = 5.0
@@ -75,6 +79,7 @@ def create_serve_app(
         Guard(token, insecure or settings.serve_trusts_any_host),
         max_body_bytes=MAX_BODY_BYTES,
         observe=served.metrics.track_request,
+        on_open=served.open,
         on_close=served.close,
     )
 
@@ -98,6 +103,7 @@ class _Served:
         self._which = run_id
         self._abort = abort
         self._hub: tuple[asyncio.AbstractEventLoop, StreamHub] | None = None
+        self._tending: asyncio.Task[None] | None = None
 
     @property
     def _run_id(self) -> str:
@@ -168,8 +174,22 @@ class _Served:
             self._hub = (loop, hub)
         return self._hub[1]
 
+    def open(self) -> None:
+        """Look after rewinds that were cut off, in the background: nobody else may, where a run is all that there is."""
+        self._tending = asyncio.create_task(self._tend())
+
+    async def _tend(self) -> None:
+        try:
+            await tend(self._control)
+        except SmithersError as error:
+            log.warning("cannot look after rewinds that were cut off", extra={"code": error.error_code})
+
     async def close(self) -> None:
         """Listen to the database no more."""
+        if self._tending is not None:
+            self._tending.cancel()
+            await asyncio.wait((self._tending,))
+            self._tending = None
         if self._hub is not None:
             self._hub[1].close()
             self._hub = None

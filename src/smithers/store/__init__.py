@@ -17,11 +17,19 @@ POOL = 8
 """Connections that a process reads PostgreSQL with, unless told otherwise."""
 
 
+_SERVERS = ("postgresql://", "postgres://")
+
+
+def is_server(db: str) -> bool:
+    """Whether this names a database of a server, and not a file."""
+    return db.startswith(_SERVERS)
+
+
 def database_name(db: str | Path) -> str:
     """One name for a database, however it is spelled, which opens it: a SQLite file's real path, or a URL without the
     password. Raises `StorageError` for a URL that is none."""
     text = str(db)
-    if text.startswith(("postgresql://", "postgres://")):
+    if is_server(text):
         _postgres()
         from smithers.store.postgres.address import Address
 
@@ -53,7 +61,7 @@ def open_store(
     from smithers.store.sql.store import SqlStore
 
     text = str(db)
-    if text.startswith(("postgresql://", "postgres://")):
+    if is_server(text):
         shared = _postgres().open(text, durability=durability, busy_timeout_s=busy_timeout_s, pool=pool)
         return SqlStore(shared, shared.address.display)
     from smithers.store.sqlite.database import Database

@@ -1,6 +1,6 @@
 """Tool calls as the store keeps them: the journal's rows, and the two entries that are made for each call.
 
-`interface.Store` takes the entries; SQL lives in `sqlite/calls.py`. What a tool tells of itself is `smithers.tools`'.
+`SqlStore.journal` takes the entries; the SQL is in `sql/calls.py`. What a tool tells of itself is `smithers.tools`'.
 """
 
 from __future__ import annotations

@@ -1,20 +1,18 @@
 """The store as the rest of the project sees it: plain values in, one commit path, plain rows out.
 
-`Step` is everything that one step of a run changes; `Store.commit` writes it under the run's fence, all or nothing. The other
-writes (launch, decisions, signals, requests) are made by whoever accepts them, owner or not; each leaves a wake-up for the
-owner. Both dialects implement `Store`; SQL lives below, in `sqlite/`.
+`Step` is everything that one step of a run changes; `SqlStore.commit` writes it under the run's fence, all or nothing. The
+other writes (launch, decisions, signals, requests) are made by whoever accepts them, owner or not; each leaves a wake-up for
+the owner. The SQL is in `sql/`; what a database has to offer for it is `sql/session.py`'s `Database` and `Session`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import field
 from pathlib import PurePath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from smithers.events import EventDraft
 from smithers.records import dataclass
-from smithers.store.calls import JournalEntry
 from smithers.store.columns import TableDef
 
 SqlValue = None | int | float | str | bytes
@@ -71,8 +69,7 @@ class StatusChange(NamedTuple):
     error_json: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class NewRun:
+class NewRun(NamedTuple):
     """What a launch stores."""
 
     run_id: str
@@ -332,75 +329,3 @@ class Inbox:
     humans: list[HumanRow]
     signals: list[StoredSignal]
     last_wakeup: int
-
-
-class Store(Protocol):
-    """A database of runs. Async methods are the engine's; all raise `StorageError` when the database refuses."""
-
-    path: str
-
-    async def ensure_tables(self, tables: Sequence[TableDef]) -> None:
-        """Make or extend the authors' tables. Raises `IncompatibleSchema`."""
-        ...
-
-    async def launch(self, run: NewRun) -> tuple[str, bool]:
-        """Store a new run. Returns its id and whether it is new (an idempotency key may find an earlier one).
-
-        Raises `RunAlreadyExists`.
-        """
-        ...
-
-    async def claim(
-        self,
-        run_id: str,
-        owner: str,
-        now_ms: int,
-        *,
-        expect_epoch: int,
-        events: Sequence[EventDraft],
-        keeps_pause: bool = True,
-        resumed_by_json: str | None = None,
-    ) -> RunRow | None:
-        """Take a run over from the state that was read with `expect_epoch`. The run as it is then, these events in its log;
-        or None if somebody was faster.
-
-        With `resumed_by_json`, who has asked for that is recorded, and requests to take the run over are forgotten.
-        """
-        ...
-
-    async def commit(self, step: Step) -> Committed:
-        """Write a step. Raises `LeaseLost`, `CancelRequested`, `NewWakeup` or `LaunchedBefore` when it may not be written."""
-        ...
-
-    async def journal(self, entry: JournalEntry) -> None:
-        """Write an entry about a tool call; durable on return. Raises `LeaseLost`, or `CancelRequested` for a beginning."""
-        ...
-
-    def journal_soon(self, entry: JournalEntry, resolve: Callable[[BaseException | None], None]) -> None:
-        """Have an entry written, after what was handed in before and before what is handed in later. `resolve` is told how
-        it went, on another thread."""
-        ...
-
-    async def finalize_cancel(self, run_id: str, now_ms: int, fence: tuple[str, int] | None) -> bool:
-        """End a run as cancelled, under its owner's fence or (None) because it has no live owner. False if neither holds."""
-        ...
-
-    async def heartbeat(self, owner: str, now_ms: int) -> set[str]:
-        """Mark all runs of an owner as alive. Returns their ids."""
-        ...
-
-    async def load(self, run_id: str, tables: Sequence[TableDef]) -> LoadedRun:
-        """Read everything that is needed to go on. Raises `RunNotFound`."""
-        ...
-
-    async def inbox(self, run_id: str, after_signal: int) -> Inbox:
-        """Read what others have written for a run."""
-        ...
-
-    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call back, from another thread, soon after anybody has committed. Returns how to stop."""
-        ...
-
-    def close(self) -> None:
-        """Give the database up."""
-        ...

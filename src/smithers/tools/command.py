@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 _MAX_LINE = 8192
 _MAX_ARGS = 128
 _MAX_CWD = 1024
+_READING = {"GIT_OPTIONAL_LOCKS": "0"}
+"""Has git not even try to refresh its index, where it may only read."""
+_IS_READ_ONLY = "Read-only file system"
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
@@ -75,11 +78,12 @@ async def run_isolated(
     if context.sandbox == "off":
         _warn_once()
     launcher = OFF if context.sandbox == "off" else await ensure(context.allow_network)
-    policy = Policy(root=root, allow_network=context.allow_network, is_writable=is_writable)
+    beside = (context.git_dir,) if context.git_dir is not None else ()
+    policy = Policy(root=root, allow_network=context.allow_network, is_writable=is_writable, readable=beside)
     command = Command(
         argv=argv,
         cwd=cwd,
-        environment=context.environment() | {"SMITHERS_ROOT_DIR": str(root)},
+        environment=context.environment() | {"SMITHERS_ROOT_DIR": str(root)} | (_READING if beside else {}),
         timeout_s=context.timeout_ms / 1000,
         max_bytes=context.max_output_bytes,
         aborted=context.aborted,
@@ -102,8 +106,18 @@ async def _run(context: ToolContext, argv: list[str], root: Path, cwd: Path) -> 
     output = done.text(context.max_output_bytes)
     if done.exit_code:
         failed = {**details, "exitCode": done.exit_code, "output": output}
-        raise ToolCommandFailed(f"{argv[0]!r} ended with exit code {done.exit_code}", failed)
+        raise ToolCommandFailed(f"{argv[0]!r} ended with exit code {done.exit_code}{_hint(context, output)}", failed)
     return output
+
+
+def _hint(context: ToolContext, output: str) -> str:
+    """What a program is told that has tried to change the repository of a worktree."""
+    if context.git_dir is None or context.sandbox == "off" or _IS_READ_ONLY not in output or ".git" not in output:
+        return ""
+    return (
+        ": the repository of this worktree may be read here, but not changed (git add and commit included); "
+        "files that are left changed are stored when the task ends"
+    )
 
 
 def _argv(cmd: str, args: Sequence[str] | None) -> list[str]:

@@ -56,6 +56,7 @@ class ToolContext:
         sandbox: `"required"`: commands run isolated or not at all; `"off"`: without isolation, by explicit choice.
         aborted: set when the attempt should stop.
         on_touch: told before files are changed; the engine's.
+        git_dir: the git directory of the repository that the folder is a worktree of, if it is one: commands may read it.
         spent_keys: idempotency keys of calls whose effects were undone: whoever was given one has that call on record.
 
     Raises:
@@ -74,6 +75,7 @@ class ToolContext:
     sandbox: SandboxMode = "required"
     aborted: threading.Event | None = None
     on_touch: Callable[[], None] | None = None
+    git_dir: Path | None = None
     spent_keys: frozenset[str] = frozenset()
     _calls: _Calls = field(default_factory=_Calls)
     _is_checked: bool = False

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 """Only reached when something is broken: every wait is for a line or an end."""
 
 

@@ -20,8 +20,8 @@ from websockets.sync.client import connect as dial
 
 from smithers import GatewayError, SyncGatewayClient
 
-TAKEN_UP_S = 5.0
-"""How soon a gateway goes on with the runs of one that was killed."""
+TAKEN_UP_S = 20.0
+"""How soon a gateway goes on with the runs of one that was killed: long before that one's lease ends, which is 30 s."""
 
 
 @pytest.fixture(autouse=True)
@@ -151,18 +151,18 @@ def test_issued_tokens_let_in_a_running_gateway_and_lose_their_sockets_when_revo
         client.list_runs()
     assert refused.value.http_status == 401
 
-    with dial(url.replace("http", "ws", 1), open_timeout=10) as socket:
+    with dial(url.replace("http", "ws", 1), open_timeout=60) as socket:
         connect = {"minProtocol": 1, "maxProtocol": 1, "client": {"id": "t"}, "auth": {"token": second["token"]}}
         socket.send(json.dumps({"type": "req", "id": "1", "method": "connect", "params": connect}))
-        while json.loads(socket.recv(10)).get("id") != "1":
+        while json.loads(socket.recv(60)).get("id") != "1":
             pass
         assert shell("token", "revoke", cast("str", second["tokenId"])).code == 0
         began = time.monotonic()
         with pytest.raises(ConnectionClosed) as closed:
-            list(iter(lambda: socket.recv(10), None))
+            list(iter(lambda: socket.recv(60), None))
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1008
-        assert time.monotonic() - began < 5.0
+        assert time.monotonic() - began < 12.0  # the next tick would take 15 s
     script = (
         "import os, smithers\n"
         "with smithers.SyncGatewayClient(os.environ['SMITHERS_GATEWAY_URL'], token=os.environ['SMITHERS_API_KEY']) as c:"

@@ -135,6 +135,7 @@ def test_a_pause_from_another_process_lets_work_finish(shell: Shell) -> None:
     process = shell.start("up", "slow.py", "-r", "r")
     process.until("slow started")
     assert shell("pause", "r").code == 2
+    assert shell("ps").code == 0  # by the time that this takes, the run has heard of it
     shell.release()
     assert process.end() == 3
     assert "smithers resume r" in process.text

@@ -9,14 +9,15 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from psycopg.conninfo import conninfo_to_dict
-from tests.acceptance.cluster.support import LEASE_MS, Cluster, Member
+from tests.acceptance.cluster.support import SHORT_LEASE_MS, Cluster, Member
 
 EVERY_S = 1.0
-STOPPED_S = LEASE_MS / 1000 + 1
+STOPPED_S = SHORT_LEASE_MS / 1000 + 1
 
 
 class Faults:
-    """Injects faults into a cluster, about one a second. At most one worker stands still at a time, and is left alone then."""
+    """Injects faults into a cluster, about one a second. At most one worker stands still at a time, and is left alone then;
+    one of the gateways is always there."""
 
     def __init__(self, cluster: Cluster, chance: random.Random) -> None:
         self._cluster = cluster
@@ -25,9 +26,11 @@ class Faults:
         self._waking: asyncio.Task[None] | None = None
         self.injected: Counter[str] = Counter()
         self.killed: set[Member] = set()
-        """Workers that were killed. One that is started while the database is away ends at once, and is started again."""
+        """Members that were killed. One that cannot start, because the database goes away just then, is started again."""
         self._kinds: list[tuple[Callable[[], Awaitable[None]], int]] = [
             (self._kill, 3),
+            (self._kill_gateway, 2),
+            (self._end_gateway, 1),
             (self._stop, 2),
             (self._cut, 3),
             (self._restart, 1),
@@ -47,9 +50,9 @@ class Faults:
             kind = order.pop() if order else self._chance.choices(kinds, weights)[0]
             self.injected[kind.__name__.strip("_")] += 1
             await kind()
-            for worker in self.killed:
-                if not worker.is_alive:
-                    worker.start()
+            for member in self.killed:
+                if not member.is_alive:
+                    member.start()
             await asyncio.sleep(self._chance.uniform(0.5, 1.5) * EVERY_S)
         if self._waking is not None:
             await self._waking
@@ -61,6 +64,18 @@ class Faults:
         worker = self._worker()
         await asyncio.to_thread(worker.end, signal.SIGKILL)
         self.killed.add(worker)
+
+    async def _kill_gateway(self) -> None:
+        await self._gateway(signal.SIGKILL)
+
+    async def _end_gateway(self) -> None:
+        """A gateway that is told to end, parks what it drives, and is started again at once."""
+        await self._gateway(signal.SIGTERM)
+
+    async def _gateway(self, how: signal.Signals) -> None:
+        gateway = self._chance.choice(self._cluster.gateways)
+        await asyncio.to_thread(gateway.end, how)
+        self.killed.add(gateway)
 
     async def _stop(self) -> None:
         """A process that stands still for longer than its lease, and then goes on as if nothing had been."""

@@ -1,8 +1,8 @@
 """A cluster in which something goes wrong every second: three workers, two gateways, one PostgreSQL.
 
-Workers are killed, or stand still for longer than their leases, or have their clocks set by five minutes; connections are cut;
-the database is restarted, in order or by a crash. Meanwhile runs of all shapes are launched through either gateway, and
-streamed and decided through the other one.
+Workers are killed, or stand still for longer than their leases, or have their clocks set by five minutes; gateways are killed,
+or ended and started again; connections are cut; the database is restarted, in order or by a crash. Meanwhile runs of all
+shapes are launched through either gateway, and streamed and decided through the other one.
 
 `SMITHERS_CLUSTER_RUNS` is the number of runs, 80 by default and 5000 for the large trial, which takes some minutes;
 `SMITHERS_CLUSTER_SEED` repeats the order of the faults of an earlier trial, whose seed the message of its failure names.
@@ -19,7 +19,17 @@ from pathlib import Path
 import pytest
 from tests.acceptance.cluster.faults import Faults
 from tests.acceptance.cluster.flows import SHAPES
-from tests.acceptance.cluster.support import MANY, Cluster, Told, insist, logged, opened, streamed, until_it
+from tests.acceptance.cluster.support import (
+    MANY,
+    SHORT_LEASE_MS,
+    Cluster,
+    Told,
+    insist,
+    logged,
+    opened,
+    streamed,
+    until_it,
+)
 from tests.acceptance.cluster.verdict import hold_to_account
 from tests.postgres_support import PostgresServer
 
@@ -120,7 +130,7 @@ async def test_every_run_finishes_exactly_once_per_task_and_is_told_of_completel
 ) -> None:
     chance = random.Random(SEED)
     async with (
-        Cluster(server, database, tmp_path, workers=3, active=STARTED_BY_A_GATEWAY) as cluster,
+        Cluster(server, database, tmp_path, workers=3, active=STARTED_BY_A_GATEWAY, lease_ms=SHORT_LEASE_MS) as cluster,
         GatewayClient(cluster.gateways[0].url) as a,
         GatewayClient(cluster.gateways[1].url) as b,
     ):

@@ -92,7 +92,7 @@ def killed_in_the_end(db: Path) -> Generator[tuple[str, subprocess.Popen[str]]]:
 
 def await_work(folder: Folder, count: int) -> None:
     """Wait until so many tasks are at the gate; that they have started is durable a moment before they do."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while sum(line.startswith("begun:") for line in folder.done()) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import apsw
 import pytest
 from tests.acceptance.crash import workflows
 from tests.acceptance.crash.child import Order, Role
@@ -38,13 +39,13 @@ class Scene:
     first: Zygote
     second: Zygote
 
-    def order(self, role: Role, workflow: str, *, busy_timeout_s: float = 30.0) -> Order:
+    def order(self, role: Role, workflow: str, *, busy_timeout_s: float = 30.0, lease_ms: int = LEASE_MS) -> Order:
         """An order to a process that must show within the lease that it is alive."""
         return Order(
             str(self.folder),
             role,
             workflow,
-            lease_ms=LEASE_MS,
+            lease_ms=lease_ms,
             heartbeat_ms=HEARTBEAT_MS,
             busy_timeout_s=busy_timeout_s,
         )
@@ -53,13 +54,28 @@ class Scene:
         """The same, and it is stopped around its nth write."""
         return replace(self.order(role, workflow), point=point.value, nth=nth, stops=True)
 
-    def take_over(self, workflow: str) -> tuple[Ending, int]:
+    def suspend(self, pid: int) -> None:
+        """Stop a process, but not within a write: it would keep the database locked."""
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+                pass
+            connection = apsw.Connection(str(self.folder / workflows.DATABASE))
+            try:
+                connection.execute("BEGIN IMMEDIATE; ROLLBACK")
+                return
+            except apsw.BusyError:
+                os.kill(pid, signal.SIGCONT)
+            finally:
+                connection.close()
+
+    def take_over(self, workflow: str, lease_ms: int = LEASE_MS) -> tuple[Ending, int]:
         """Have the second process resume until it is let: its ending, and how often it was refused before."""
         refused = 0
 
         def attempt() -> Ending | None:
             nonlocal refused
-            ending = self.second.run(self.order("resume", workflow))
+            ending = self.second.run(self.order("resume", workflow, lease_ms=lease_ms))
             if ending.report.error is None:
                 return ending
             assert ending.report.error in ("RunOwnerAlive", "RunStillRunning"), ending
@@ -87,11 +103,12 @@ def scene(zygote: Zygote, other_zygote: Zygote, tmp_path: Path) -> Iterator[Scen
 
 
 def test_an_owner_suspended_in_a_task_commits_nothing_when_it_comes_back(scene: Scene) -> None:
-    pid = scene.first.start(scene.order("launch", "slow"))
+    lease_ms = 3_000  # long enough that the other comes before its end, however slow this machine is
+    pid = scene.first.start(scene.order("launch", "slow", lease_ms=lease_ms))
     scene.reins.until_entered()
-    os.kill(pid, signal.SIGSTOP)
+    scene.suspend(pid)
     scene.reins.hold_no_more()
-    ending, refused = scene.take_over("slow")
+    ending, refused = scene.take_over("slow", lease_ms)
     assert ending.report.status == "finished"
     assert refused >= 1  # its lease held for a while
     before = scene.everything()
@@ -142,7 +159,7 @@ def test_a_claim_that_was_suspended_is_refused_when_somebody_was_faster(scene: S
 def test_a_process_suspended_while_it_waits_for_a_decision_finds_the_run_finished(scene: Scene) -> None:
     pid = scene.first.start(scene.order("wait", "asking"))
     scene.reins.until_entered()
-    os.kill(pid, signal.SIGSTOP)
+    scene.suspend(pid)
     _decide(scene.folder)
     assert scene.second.run(scene.order("resume", "asking")).report.status == "finished"
     before = scene.everything()

@@ -23,8 +23,11 @@ if __name__ == "__main__":  # run by path, so that nothing but this project's ro
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from tests.acceptance.crash.child import Order, Report, carry_out
+from tests.acceptance.crash.workflows import WORKFLOWS, chapter, doomed_chapter
 
-PATIENCE_S: Final = 30.0
+from smithers.engine.admission import workflow_hash
+
+PATIENCE_S: Final = 90.0
 """How long a process may take. Far beyond what any order needs."""
 
 
@@ -115,6 +118,8 @@ class Zygote:
 
 def serve() -> None:
     """Fork a process for each line of standard input, until it ends."""
+    for workflow in (*WORKFLOWS.values(), chapter, doomed_chapter):
+        workflow_hash(workflow, workflow.source_path)  # which each child would find out anew
     gc.collect()
     gc.freeze()  # so that the children do not copy what they share
     for line in sys.stdin:

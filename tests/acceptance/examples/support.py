@@ -46,7 +46,7 @@ def run_and_kill(
     """Run a workflow in a process of its own that kills itself at the `count`th event of type `at` of a node whose id
     begins with `node`."""
     arguments = [str(example), str(db), run_id, json.dumps(input), at, node, str(count)]
-    done = subprocess.run([sys.executable, "-c", _KILLED, *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", _KILLED, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -59,7 +59,7 @@ def smithers(folder: Path, *arguments: str, **environment: str) -> subprocess.Co
         env=inherited | environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -79,7 +79,7 @@ def run_console(text: str, folder: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=110,
+        timeout=240,
     )
     printed = done.stdout.split("\n@@@\n")
     for command, expected, actual in zip(commands, wanted, printed, strict=False):

@@ -39,7 +39,7 @@ def url(tmp_path: Path) -> Generator[str]:
         yield process.stdout.readline().strip()
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         process.stdout.close()
 
 
@@ -49,7 +49,7 @@ def desk(url: str, *wanted: str) -> list[str]:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from smithers import Approval, Context, Task, WaitForEvent, Workflow, create_smithers
+from smithers import Approval, Context, Task, WaitForEvent, Workflow, create_smithers, write
 from smithers.agents.calls import AgentCall
 
 GATE = Path("gate")
@@ -43,6 +43,7 @@ class Wanted(BaseModel):
     gated: bool = False
     asks: bool = False
     chunks: int = 0
+    writes: bool = False
 
 
 smithers, outputs = create_smithers({"note": Note, "verdict": Verdict, "ping": Ping}, input=Wanted)
@@ -56,6 +57,11 @@ def step(name: str) -> Callable[[], Awaitable[Note]]:
         return Note(text=name)
 
     return work
+
+
+async def writing() -> Note:
+    """Work that changes a file."""
+    return Note(text=await write("made.txt", "made\n"))
 
 
 async def at_the_gate() -> Note:
@@ -87,6 +93,7 @@ def workflow(ctx: Context[Wanted]) -> Workflow:
     wanted = ctx.input
     return Workflow("flow")[
         [Task(f"t{i}", output=outputs.note)[step(f"t{i}")] for i in range(wanted.steps)],
+        wanted.writes and Task("wrote", output=outputs.note)[writing],
         wanted.gated and Task("gated", output=outputs.note)[at_the_gate],
         wanted.chunks > 0 and Task("talk", output=outputs.note, agent=Talker(wanted.chunks))["Speak."],
         wanted.asks and Approval("ship", output=outputs.verdict, request={"title": "Ship it?"}),

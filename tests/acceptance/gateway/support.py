@@ -22,7 +22,7 @@ from smithers.store import open_store
 from smithers.store.sql import reads
 
 ROOT = Path(__file__).parents[3]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """Only reached when something is broken."""
 CONNECT = {"minProtocol": 1, "maxProtocol": 1, "client": {"id": "test", "version": "1", "platform": "python"}}
 MANY = 1_000_000

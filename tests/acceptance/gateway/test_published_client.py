@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from tests.acceptance.gateway.support import PATIENCE_S, ROOT, GatewayProcess
+from tests.unit.vcs.support import Repo
 
 VERSION = "0.32.0"
 PACKAGE = f"@smithers-orchestrator/gateway-client@{VERSION}"
@@ -146,3 +147,28 @@ def test_the_published_client_follows_the_tree_of_a_run(gateway: GatewayProcess,
     assert names == ["t0", "t1", "t2", "ship", "ping", "last"]
     assert {node["task"]["state"] for node in snapshot["root"]["children"] if "task" in node} == {"finished"}
     assert (first["frameNo"], snapshot["runState"]["state"]) == (1, "succeeded")
+
+
+def test_the_published_client_reads_what_a_node_has_changed_and_takes_a_run_back(
+    gateway: GatewayProcess, published_client: Path
+) -> None:
+    repo = Repo(gateway.folder, commit=False)
+    repo.write(".gitignore", "smithers.db*\n")
+    repo.commit()
+    with script_of(published_client, gateway, "travel.mjs") as script:
+        diff, whole = script.said("diff"), script.said("whole")
+        last = script.said("last")
+        refusals = [script.said("refused") for _ in range(3)]
+        rewound, rebased = script.said("rewound"), script.said("rebased")
+        again = script.said("again")
+    (patch,) = diff["patches"]
+    assert (patch["path"], patch["operation"]) == ("made.txt", "add")
+    assert patch["diff"].endswith("@@ -0,0 +1 @@\n+made\n")
+    assert (whole["patches"], again["patches"]) == (diff["patches"], diff["patches"])
+    codes = ["NodeNotFound", "ConfirmationRequired", "FrameOutOfRange"]
+    assert refusals == [{"name": "GatewayRpcError", "code": code} for code in codes]
+    assert (rewound["ok"], rewound["newFrameNo"], rewound["revertedSandboxes"]) == (True, 1, 1)
+    assert rewound["deletedAttempts"] >= 2
+    (warning,) = rewound["effectBoundary"]["warnings"]
+    assert (warning["toolName"], warning["nodeId"]) == ("write", "wrote")
+    assert 1 <= rebased <= last

@@ -30,7 +30,8 @@ CHUNKS = 2_500
 """164 MB."""
 MOST_BYTES = 150_000_000
 """Of these 33 MB may wait for a connection that does not read; a third of a gateway's memory under load is SQLite's cache."""
-PICKED_UP_S = 5.0
+PICKED_UP_S = 20.0
+"""Long before the leases of the gateway that was killed end, which is 30 s after it was."""
 FLOW = ROOT / "tests/acceptance/gateway/flow.py"
 
 
@@ -130,7 +131,7 @@ def test_a_client_that_stops_reading_costs_bounded_memory_and_nobody_else(gatewa
     assert told == gateway.log("loud")
 
 
-def test_a_killed_gateways_runs_go_on_by_themselves_within_five_seconds(gateway: GatewayProcess) -> None:
+def test_a_killed_gateways_runs_go_on_by_themselves_long_before_its_leases_end(gateway: GatewayProcess) -> None:
     runs = [f"run-{n}" for n in range(6)]
 
     async def begun(attempt: int) -> float:

@@ -72,7 +72,7 @@ def inside(launcher: str, root: Path) -> Inside:
         source: str,
         *arguments: object,
         bounds: Bounds | None = None,
-        timeout_s: float = 20,
+        timeout_s: float = 60,
         allow_network: bool = False,
         argv: list[str] | None = None,
     ) -> Finished:

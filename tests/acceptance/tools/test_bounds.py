@@ -23,7 +23,7 @@ Inside = Callable[..., Finished]
 
 def wait_for_lock(path: Path) -> bool:
     """Whether nobody holds a lock on the file any more, a moment after the kill."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     with path.open("a") as file:
         while time.monotonic() < deadline:
             try:
@@ -37,7 +37,7 @@ def wait_for_lock(path: Path) -> bool:
 
 async def exists(path: Path) -> None:
     """Wait for a file that the command makes."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not path.exists():  # noqa: ASYNC110, ASYNC240 - nothing but the file tells
             await asyncio.sleep(0.005)
 
@@ -136,7 +136,7 @@ def test_a_spinning_command_is_killed_at_its_timeout(inside: Inside, root: Path)
     with pytest.raises(ProcessTimeout):
         inside(HOLD + "while True: pass", timeout_s=1)
 
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 40
     assert wait_for_lock(root / "lock")
 
 

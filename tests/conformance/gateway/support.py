@@ -29,7 +29,7 @@ T = TypeVar("T")
 Json = dict[str, Any]
 Stored = dict[str, list[Any]]
 ROOT = "root-token"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 class Answer(NamedTuple):

@@ -97,7 +97,7 @@ class Client:
     def __init__(self, url: str, folder: Folder, headers: dict[str, str] | None = None) -> None:
         self.url = url
         self.folder = folder
-        self.http = httpx2.Client(base_url=url, headers=HEADERS if headers is None else headers, timeout=20)
+        self.http = httpx2.Client(base_url=url, headers=HEADERS if headers is None else headers, timeout=60)
 
     def start(self, run_id: str | None = None, input: dict[str, object] | None = None, **more: object) -> str:
         """Start a run and give its id."""
@@ -114,7 +114,7 @@ class Client:
 
     def until(self, run_id: str, *statuses: str) -> str:
         """Wait until a run has one of these statuses."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while (found := self.status(run_id)) not in statuses:
             assert time.monotonic() < deadline, f"{run_id} is {found}, not {statuses}"
             time.sleep(0.01)

@@ -70,7 +70,7 @@ def hold_one_to(cases: SearchStrategy[Case], steer: Steer) -> None:
     @given(case=cases)
     def call(case: Case) -> None:
         steer(case, next(numbers))
-        case.call_and_validate(checks=CHECKS, headers=HEADERS, timeout=20)
+        case.call_and_validate(checks=CHECKS, headers=HEADERS, timeout=60)
 
     call()
 

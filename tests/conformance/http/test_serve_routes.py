@@ -16,6 +16,7 @@ from tests.conformance.http.support import Folder, code, events_of
 from smithers import Engine, Settings, SmithersDb, create_serve_app, load_workflow
 from smithers.asgi.routing import HttpApp
 from smithers.engine.host import Host
+from smithers.store.sql import audit, reads
 
 FAST = Settings(durability="normal", heartbeat_ms=200)
 
@@ -205,3 +206,22 @@ def test_metrics_tell_of_the_run_whoever_drives_it(served: Served) -> None:
         assert "smithers_approvals_requested 1\n" in found
         assert "smithers_approval_pending 1\n" in found
         assert client.get("/metrics").text.count("smithers_runs_total 1\n") == 1
+
+
+def test_a_rewind_that_was_cut_off_is_closed_when_the_app_begins_to_serve(served: Served) -> None:
+    served.run()
+    store = served.adapter.store
+    store.write(lambda c: audit.begin(c, "r", 2, 1, "ann", 0))
+
+    def results() -> list[object]:
+        found = store.read(lambda c: c.execute("SELECT result FROM _smithers_time_travel_audit").fetchall())
+        return [result for (result,) in found]
+
+    with TestClient(served.app()) as client:
+        for _ in range(1_000):
+            if results() == ["partial"]:
+                break
+            assert client.get("/health").status_code == 200  # a turn of the loop that looks after it
+
+    assert results() == ["partial"]
+    assert "TimeTravelInterrupted" in [e.type for e in store.read(lambda c: reads.events(c, "r", -1, 1_000))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -131,12 +132,26 @@ class Bench:
 
     async def stored(self, run_id: str) -> None:
         """Wait until the run is there at all."""
-        for _ in range(3000):
+
+        def is_there() -> bool:
             with suppress(RunNotFound):
-                self.row(run_id)
-                return
-            await asyncio.sleep(0.005)
-        raise AssertionError(f"run {run_id} is never launched")
+                return bool(self.row(run_id))
+            return False
+
+        await until(is_there, lambda: f"run {run_id} is never launched")
+
+    async def reached(self, run_id: str, *statuses: str) -> None:
+        """Wait until the run is there and has one of these statuses."""
+        await self.stored(run_id)
+        await until(lambda: self.row(run_id).status in statuses, lambda: f"{run_id} is {self.row(run_id).status}")
+
+    async def waited_for(self) -> None:
+        """Wait until somebody waits for a moment of the virtual clock."""
+        await until(lambda: self.clock.next_due is not None, lambda: "nobody waits for a moment")
+
+    async def knows_of_pause(self, run_id: str = "r") -> None:
+        """Wait until whoever drives the run here has read that it is to pause: then it starts nothing any more."""
+        await until(lambda: self.engine.drivers[run_id].is_pausing, lambda: f"{run_id} does not hear of its pause")
 
     # ── from outside ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -215,9 +230,17 @@ class Bench:
         return [str(r[2]) for r in sorted(rows, key=lambda r: seqs[(str(r[0]), int(str(r[1])))])]
 
 
-async def within(work: Awaitable[T], seconds: float = 15.0) -> T:
+async def within(work: Awaitable[T], seconds: float = 60.0) -> T:
     """Wait, but not for ever: a run that hangs is a failure that names itself."""
     return await asyncio.wait_for(work, seconds)
+
+
+async def until(is_so: Callable[[], bool], otherwise: Callable[[], str], seconds: float = 60.0) -> None:
+    """Wait for what nobody tells of; `otherwise` says what is so instead, if it never comes to be."""
+    give_up_at = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < give_up_at, otherwise()
+        await asyncio.sleep(0.005)
 
 
 class Calls:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
-from tests.integration.engine.support import SETTINGS, Bench, Row, smithers
+from tests.integration.engine.support import SETTINGS, Bench, Row, smithers, within
 from tests.unit.vcs.support import Repo
 
 from smithers import CommandAgent, Parallel, Sequence, SmithersWorkflow, Task, Workflow, define_tool, task_runtime
@@ -257,7 +257,7 @@ async def test_a_slow_checkpoint_holds_up_nobody_else(
     await bench.seen("NodeFinished", "three")
     assert bench.states()["one"] == "in-progress"
     gate.set()
-    assert (await asyncio.wait_for(asyncio.shield(handle.result), 15)).status == "finished"
+    assert (await asyncio.wait_for(asyncio.shield(handle.result), 60)).status == "finished"
 
 
 async def test_a_resumed_run_keeps_its_base(bench: Bench, repo: Repo) -> None:
@@ -275,7 +275,7 @@ async def test_a_resumed_run_keeps_its_base(bench: Bench, repo: Repo) -> None:
     second = [hang, finish]
     tree = flow(writer("one", "b", "1"), Task(id="two", output=Row)[lambda: second.pop(0)()])
     await bench.start(tree, root_dir=str(repo.top))
-    await asyncio.wait_for(gate.wait(), 15)
+    await asyncio.wait_for(gate.wait(), 60)
     bench.abandon()
     base = places(bench)
     bench.new_engine()
@@ -283,3 +283,41 @@ async def test_a_resumed_run_keeps_its_base(bench: Bench, repo: Repo) -> None:
     assert result.status == "finished"
     assert places(bench) == base
     assert [c.node_id for c in stored(bench)] == ["one", "two"]
+
+
+def hanging(begun: asyncio.Event) -> SmithersWorkflow:
+    """Writes a file and then hangs."""
+
+    async def work() -> dict[str, object]:
+        await write("half.txt", "half\n")
+        begun.set()
+        await asyncio.Event().wait()
+        return {}
+
+    return flow(Task(id="one", output=Row)[work])
+
+
+async def test_an_attempt_that_is_cancelled_with_its_run_leaves_a_checkpoint(bench: Bench, repo: Repo) -> None:
+    begun = asyncio.Event()
+    handle = await bench.start(hanging(begun), root_dir=str(repo.top))
+    await within(begun.wait())
+
+    await bench.store.request_cancel("r", bench.clock.now_ms(), "test")
+
+    assert (await within(asyncio.shield(handle.result))).status == "cancelled"
+    [found] = stored(bench)
+    assert (found.node_id, found.attempt, found.problem) == ("one", 1, None)
+    assert repo.git("show", f"{found.commit_id}:half.txt") == "half\n"
+
+
+async def test_an_attempt_that_is_stopped_with_its_engine_leaves_a_checkpoint(bench: Bench, repo: Repo) -> None:
+    begun = asyncio.Event()
+    await bench.start(hanging(begun), root_dir=str(repo.top))
+    await within(begun.wait())
+
+    await bench.engine.close()
+
+    assert bench.states() == {"one": "pending"}
+    [found] = stored(bench)
+    assert (found.node_id, found.attempt) == ("one", 1)
+    assert repo.git("show", f"{found.commit_id}:half.txt") == "half\n"

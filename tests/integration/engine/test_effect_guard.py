@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import cast
 
 import pytest
 from pydantic import BaseModel
 from tests.integration.engine.support import Bench, outputs, smithers, within
+from tests.integration.engine.travel_support import back
 
 from smithers import SmithersWorkflow, Task, Workflow, bash, define_tool, task_runtime
 from smithers.control.caller import Caller
@@ -411,3 +413,98 @@ async def test_a_call_that_ends_after_a_rewind_is_noticed_where_it_was_put_aside
     )
     assert archived == [("revert-stale", crossed["archivedByOp"])]
     assert bench.row().status == "failed"
+
+
+# ── a task's own effect that ends late ─────────────────────────────────────────────────────────────────────────────
+
+
+async def undone(context: RevertContext) -> None:
+    """Whatever it was, it is undone."""
+
+
+def _effect_of(work: Callable[[], object]) -> SmithersWorkflow:
+    @smithers
+    def workflow(ctx: object) -> Workflow:
+        task = Task(id="a", output=outputs.row, side_effect={"revert": undone})[work]
+        return Workflow(name="late-task")[task]
+
+    return workflow
+
+
+async def _noticed(bench: Bench) -> None:
+    told = await bench.seen("SideEffectBoundaryCrossed")
+    assert (told["operation"], told["lateCompletion"]) == ("late-completion", True)
+    run = bench.row()
+    assert (run.status, "LateToolCompletion" in str(run.error_json)) == ("failed", True)
+    archived = "SELECT kind, revert_status FROM _smithers_tool_call_archive WHERE run_id = 'r'"
+    assert bench.store.read(lambda c: c.execute(archived).fetchall()) == [("task", "revert-stale")]
+
+
+async def test_a_task_in_a_thread_that_ends_after_its_effect_was_reverted_fails_the_run(bench: Bench) -> None:
+    reached, gate = threading.Event(), threading.Event()
+
+    def work() -> dict[str, object]:
+        reached.set()
+        gate.wait(60)
+        return {"text": "done"}
+
+    workflow = _effect_of(work)
+    await bench.start(workflow)
+    assert await within(asyncio.to_thread(reached.wait, 60))
+
+    await back(bench, 0, workflow=workflow)
+    assert bench.row().status == "running"
+    gate.set()
+
+    await _noticed(bench)
+
+
+async def test_a_task_elsewhere_that_ends_after_its_effect_was_reverted_fails_the_run(bench: Bench) -> None:
+    reached, gate = asyncio.Event(), asyncio.Event()
+
+    async def work() -> dict[str, object]:
+        reached.set()
+        while not gate.is_set():
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                continue
+        return {"text": "done"}
+
+    workflow = _effect_of(work)
+    await bench.start(workflow)
+    await within(reached.wait())
+    running = [task for task in asyncio.all_tasks() if task.get_name() == "a"]
+    bench.abandon()
+
+    await rewind(
+        Control(bench.store, clock=bench.clock),
+        "r",
+        0,
+        caller=Caller("ann", role="admin"),
+        confirm=True,
+        workflow=workflow,
+    )
+    gate.set()
+    await within(asyncio.gather(*running, return_exceptions=True))
+
+    await _noticed(bench)
+
+
+async def test_a_task_that_ends_late_but_was_not_reverted_says_nothing(bench: Bench) -> None:
+    reached, gate = threading.Event(), threading.Event()
+
+    def work() -> dict[str, object]:
+        reached.set()
+        gate.wait(60)
+        return {"text": "done"}
+
+    handle = await bench.start(_effect_of(work))
+    assert await within(asyncio.to_thread(reached.wait, 60))
+    await bench.store.request_cancel("r", bench.clock.now_ms(), "test")
+    assert (await within(asyncio.shield(handle.result))).status == "cancelled"
+    gate.set()
+    await bench.engine.close()
+
+    assert "SideEffectBoundaryCrossed" not in bench.types()
+    assert bench.row().status == "cancelled"

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-import pytest
-from tests.integration.engine.support import Bench, Verdict, smithers
+import asyncio
+from collections.abc import Sequence
+from typing import Any
 
-from smithers import Approval, Context, SmithersWorkflow, Workflow
+import pytest
+from tests.integration.engine.support import Bench, Verdict, smithers, until
+
+from smithers import Approval, Context, SmithersWorkflow, Timer, Workflow
 from smithers.engine import host as hosts
 from smithers.engine.host import Host
-from smithers.store.interface import RunRow
-from smithers.store.sql import reads
+from smithers.store.columns import TableDef
+from smithers.store.interface import LoadedRun, RunRow
+from smithers.store.sql import reads, wakeups
+from smithers.store.sql.store import SqlStore
 
 pytestmark = pytest.mark.anyio
 BOTH_DATABASES = True
+
+
+@smithers
+def sleeps(ctx: Context[object]) -> Workflow:
+    return Workflow(name="sleeps")[Timer("nap", duration="1s")]
 
 
 @smithers
@@ -61,3 +72,81 @@ async def test_dead_owners_are_looked_for_only_when_asked_and_unowned_runs_alway
     assert looks == []
     await bench.store.awrite(lambda c: c.execute("INSERT INTO _smithers_wakeups (run_id) VALUES ('r')"))
     assert (await host.sweep(finds_orphans=False)).resumed == ["r"]
+
+
+async def test_of_several_hosts_each_woken_run_is_loaded_by_one_and_no_race_is_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_ids = [f"r{n:02}" for n in range(20)]
+    for run_id in run_ids:
+        await bench.run(asks, run_id=run_id)
+    bench.abandon()
+    hosted = [Host(bench.new_engine(), lambda _row: asks, max_concurrent=8) for _ in range(3)]
+    for run_id in run_ids:
+        await bench.decide("ok", run_id=run_id)
+    loads: list[str] = []
+    load = SqlStore.load
+
+    async def noted(self: SqlStore, run_id: str, tables: Sequence[TableDef]) -> LoadedRun:
+        loads.append(run_id)
+        return await load(self, run_id, tables)
+
+    monkeypatch.setattr(SqlStore, "load", noted)
+    while set(loads) != set(run_ids):
+        reports = await asyncio.gather(*[host.sweep(finds_orphans=False) for host in hosted])
+        assert all(report.skipped == {} for report in reports)
+    for run_id in run_ids:
+        await bench.reached(run_id, "finished")
+    assert sorted(loads) == run_ids
+
+
+async def test_a_run_whose_taker_cannot_go_on_with_it_is_left_to_others(bench: Bench) -> None:
+    await bench.run(asks, run_id="r")
+    bench.abandon()
+    unable, able = Host(bench.new_engine(), lambda _row: asks), Host(bench.new_engine(), lambda _row: asks)
+    await bench.decide("ok", run_id="r")
+
+    before = bench.row("r").workflow_hash
+    is_of = "UPDATE _smithers_runs SET workflow_hash = ? WHERE run_id = 'r'"
+    await bench.store.awrite(lambda c: c.execute(is_of, ("another",)).fetchall())
+    report = await unable.sweep(finds_orphans=False)
+    assert report.skipped["r"].startswith("RESUME_METADATA_MISMATCH")
+    assert bench.row("r").heartbeat_at_ms is None
+    await bench.store.awrite(lambda c: c.execute(is_of, (before,)).fetchall())
+    assert (await able.sweep(finds_orphans=False)).resumed == ["r"]
+
+
+async def test_a_run_that_somebody_took_and_died_with_is_looked_for_again_when_the_hold_is_over(bench: Bench) -> None:
+    await bench.run(asks, run_id="r")
+    bench.abandon()
+    host = Host(bench.new_engine(), lambda _row: asks)
+    await bench.decide("ok", run_id="r")
+    assert bench.store.write(lambda c: wakeups.take(c, ["r"], bench.clock.now_ms())) == {"r"}
+
+    assert (await host.sweep(finds_orphans=True)).resumed == []
+    bench.clock.advance(wakeups.HOLD_MS)
+    assert (await host.sweep(finds_orphans=False)).resumed == ["r"]
+
+
+async def test_a_due_run_of_another_hosts_does_not_keep_a_host_awake(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.run(sleeps, run_id="r")
+    bench.abandon()
+    bench.clock.advance(5_000)
+    sweeps: list[int] = []
+    moved_runs = wakeups.moved_runs
+
+    def noted(*given: Any) -> list[str]:
+        sweeps.append(1)
+        return moved_runs(*given)
+
+    monkeypatch.setattr(wakeups, "moved_runs", noted)
+    host, stop = Host(bench.new_engine(), lambda _row: None, interval_s=60), asyncio.Event()
+    serving = asyncio.create_task(host.run(stop))
+    await until(lambda: bool(sweeps), lambda: "nobody looks")
+    for _ in range(100):
+        await bench.store.aread(wakeups.next_due)
+    stop.set()
+    await serving
+    assert len(sweeps) < 5

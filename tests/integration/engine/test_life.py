@@ -340,7 +340,7 @@ async def test_a_pause_drains_what_runs_and_starts_nothing_until_it_is_resumed(b
     calls.held("a")
     await within(calls.begun["a"].wait())
     await bench.store.request_pause("r", bench.clock.now_ms())
-    await asyncio.sleep(0.05)
+    await bench.knows_of_pause()
     assert not handle.result.done()
     calls.release("a")
     assert (await within(handle.result)).status == "paused"

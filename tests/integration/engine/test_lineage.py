@@ -66,21 +66,11 @@ def asks() -> SmithersWorkflow:
     return flow
 
 
-async def until(bench: Bench, run_id: str, *statuses: str) -> None:
-    """Wait for a run's status."""
-    await bench.stored(run_id)
-    for _ in range(1000):
-        if bench.row(run_id).status in statuses:
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError(bench.row(run_id).status)
-
-
 async def pause(bench: Bench) -> None:
-    """Ask for a pause, and have whoever drives a run here look at once."""
+    """Ask for a pause, and wait until whoever drives a run here knows of it."""
     await Control(bench.store, clock=bench.clock).pause("r")
-    for driver in bench.engine.drivers.values():
-        driver.look()
+    for run_id in list(bench.engine.drivers):
+        await bench.knows_of_pause(run_id)
 
 
 # ── pausing ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -113,7 +103,7 @@ async def test_a_child_that_waits_pauses_with_its_parent_and_is_not_woken_by_wha
         ]
 
     handle = await bench.start(flow)
-    await within(until(bench, CHILD, "waiting-approval"))
+    await bench.reached(CHILD, "waiting-approval")
     await pause(bench)
     assert bench.row(CHILD).status == "paused"
     await bench.decide("ok", run_id=CHILD)
@@ -143,7 +133,7 @@ async def test_a_parked_parent_is_paused_with_its_child_that_works(bench: Bench)
     await within(calls.begun["a"].wait())
     await pause(bench)
     calls.release("a")
-    await within(until(bench, CHILD, "paused"))
+    await bench.reached(CHILD, "paused")
     assert bench.row("r").status == "paused"
     assert (await bench.resume(flow)).status == "finished"
 
@@ -211,7 +201,7 @@ async def test_a_child_that_is_launched_after_the_pause_was_asked_for_pauses_too
 
     assert (await within(asyncio.shield(child.result))).status == "paused"
     calls.release("a")
-    await within(until(bench, "r", "paused"))
+    await bench.reached("r", "paused")
 
 
 # ── signals ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -312,13 +302,10 @@ async def test_a_subflow_that_is_out_of_time_wakes_its_parent_by_itself_also_whe
     flow = above(child, timeout_ms=60_000, continue_on_fail=True)
     whole = asyncio.ensure_future(run_workflow(flow, run_id="r", engine=bench.engine, wait=True))
     await bench.seen("RunStatusChanged", status="waiting-approval")
-    for _ in range(1000):
-        if bench.clock.next_due is not None:  # now somebody waits for the deadline
-            break
-        await asyncio.sleep(0.005)
+    await bench.waited_for()  # the deadline
     bench.clock.advance(60_000)
 
     assert (await within(whole)).status == "finished"
     heir = bench.store.read(lambda c: reads.successor(c, CHILD))
     assert heir is not None
-    await within(until(bench, heir, "cancelled"))
+    await bench.reached(heir, "cancelled")

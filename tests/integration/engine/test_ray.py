@@ -212,7 +212,10 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-async def test_a_function_that_takes_too_long_is_stopped_as_it_is_here(there: Bench, tmp_path: Path) -> None:
+async def test_a_function_that_takes_too_long_is_stopped_as_it_is_here(
+    there: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_executor, "GRACE_S", 30)
     seen = tmp_path / "seen"
 
     def work() -> Row:

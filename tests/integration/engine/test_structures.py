@@ -533,10 +533,7 @@ async def test_a_child_that_waits_parks_its_parent_and_both_go_on_by_themselves(
     elif wait == "event":
         await bench.signal("ok", {"text": "x"}, run_id=CHILD)
     else:
-        for _ in range(1000):
-            if bench.clock.next_due is not None:  # now somebody waits for the child's timer
-                break
-            await asyncio.sleep(0.005)
+        await bench.waited_for()  # the child's timer
         bench.clock.advance(3_600_000)
     result = await within(whole)
 
@@ -583,7 +580,7 @@ async def test_cancelling_the_parent_cancels_the_child_and_resuming_it_resumes_t
     await within(calls.begun["a"].wait())
     await bench.store.request_cancel("r", bench.clock.now_ms(), "test")
     assert (await within(handle.result)).status == "cancelled"
-    await _status(bench, CHILD, "cancelled")
+    await bench.reached(CHILD, "cancelled")
     calls.release("a")
     assert (await bench.resume(flow)).status == "finished"
     assert (calls["done"], calls["a"]) == (1, 2)
@@ -633,7 +630,7 @@ async def test_a_subflow_that_takes_too_long_fails_and_its_child_is_not_broken(b
     assert result.status == "failed"
     assert "TASK_TIMEOUT" in (bench.attempts("sub")[0].error_json or "")
     calls.release("a")
-    await _status(bench, CHILD, "finished", "cancelled")
+    await bench.reached(CHILD, "finished", "cancelled")
 
 
 async def test_an_inline_subflow_mounts_its_tree_under_prefixed_ids(bench: Bench) -> None:
@@ -655,14 +652,6 @@ async def test_an_inline_subflow_mounts_its_tree_under_prefixed_ids(bench: Bench
     assert (await bench.run(flow)).status == "finished"
     assert bench.texts() == ["n1", "n1!", "n2", "n2!"]
     assert set(bench.states()) == {"one/a", "one/b", "two/a", "two/b"}
-
-
-async def _status(bench: Bench, run_id: str, *statuses: str) -> None:
-    for _ in range(1000):
-        if bench.row(run_id).status in statuses:
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError(bench.row(run_id).status)
 
 
 def _joined(x: Row, head: Row) -> Row:

@@ -358,5 +358,5 @@ def look(ctx):
 result = run_workflow_sync(look, root_dir="root")
 assert result.output == [Out(text="from the root")], result
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -69,7 +69,7 @@ async def test_tools_stop_at_the_bounds_of_their_run(bench: Bench, tmp_path: Pat
         return {"n": len(await bash("head", ["-c", "5000", "/dev/zero"]))}
 
     result = await bench.run(
-        of(Task("look", output=Out)[work]), root_dir=str(tmp_path), max_output_bytes=100, tool_timeout_ms=1_500
+        of(Task("look", output=Out)[work]), root_dir=str(tmp_path), max_output_bytes=100, tool_timeout_ms=3_000
     )
     assert result.output == [Out(n=100)], result.error
 

@@ -7,6 +7,7 @@ import asyncio
 import tempfile
 import zlib
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -20,7 +21,9 @@ from smithers import RunStatus, SmithersWorkflow
 from smithers.control.caller import Caller
 from smithers.control.control import Control
 from smithers.control.travel.forking import fork
+from smithers.control.travel.resetting import retry_task
 from smithers.control.travel.rewinding import rewind
+from smithers.errors import InvalidInput
 from smithers.store.interface import AttemptRow, Committed, NodeRow, Step
 from smithers.store.sql import history, reads
 from smithers.store.sql.session import Session
@@ -42,6 +45,7 @@ def now(c: Session, run_id: str) -> State:
         "approvals": {a[1:3]: a._replace(run_id="") for a in reads.approvals(c, run_id, only_open=False)},
         "signals": reads.signals(c, run_id),
         "timers": sorted(reads.timers(c, run_id)),
+        "outputs": history.outputs_at(c, run_id, 2**31, reads.nodes(c, run_id)),
     }
 
 
@@ -54,6 +58,7 @@ def then(c: Session, run_id: str, frame_no: int) -> State:
         "approvals": {a[1:3]: a._replace(run_id="") for a in history.approvals_at(c, run_id, frame_no)},
         "signals": history.signals_at(c, run_id, frame_no),
         "timers": sorted(history.timers_at(c, run_id, frame_no)),
+        "outputs": history.outputs_at(c, run_id, frame_no, history.nodes_at(c, run_id, frame_no)),
     }
 
 
@@ -125,10 +130,25 @@ def in_world(spec: Spec, work: Callable[[World], Coroutine[object, object, None]
 
 def check_past(world: World, frames: dict[int, State], run_id: str = "r") -> None:
     """Every frame is told as it was."""
-    for frame_no, state in frames.items():
+    for frame_no, state in asked_anew(frames).items():
         told = world.bench.store.read(lambda c, at=frame_no: then(c, run_id, at))  # type: ignore[misc]
+        told = asked_anew({0: told})[0]
         for part, was in state.items():
             assert told[part] == was, (frame_no, part)
+
+
+def asked_anew(frames: dict[int, State]) -> dict[int, State]:
+    """The same without the attempts of nodes that have none under way: a wait that is done again takes the number of its
+    attempt again, and until then the row of the one before stands."""
+    found: dict[int, State] = {}
+    for frame_no, state in frames.items():
+        nodes = cast("dict[tuple[str, int], NodeRow]", state["nodes"])
+        attempts = cast("dict[tuple[str, int, int], AttemptRow]", state["attempts"])
+        kept = {
+            key: row for key, row in attempts.items() if nodes[key[:2]].state not in ("pending", "waiting-approval")
+        }
+        found[frame_no] = {**state, "attempts": kept}
+    return found
 
 
 @SLOW
@@ -194,6 +214,36 @@ def test_a_fork_of_a_frame_is_what_a_rewind_to_it_is(spec: Spec, where: int) -> 
     in_world(spec, work)
 
 
+@SLOW
+@given(specs(waits=True).map(harmless), st.lists(st.integers(0, 1000), min_size=1, max_size=3), st.integers(0, 1000))
+def test_frames_from_before_a_retry_are_told_and_can_be_gone_back_to(spec: Spec, which: list[int], where: int) -> None:
+    async def work(world: World) -> None:
+        bench, control = world.bench, Control(world.bench.store, clock=world.bench.clock)
+        for number in which:
+            ended = sorted((n.node_id, n.iteration) for n in bench.store.read(lambda c: reads.nodes(c, "r")))
+            if not ended:
+                return
+            with suppress(InvalidInput):
+                await retry_task(
+                    control, "r", *ended[number % len(ended)], caller=ADMIN, reset_dependents=number % 2 == 0
+                )
+            check_past(world, world.frames)
+            await world.go_on("r")
+        check_past(world, world.frames)
+
+        at = where % (bench.row().frame_no + 1)
+        before = {frame: state for frame, state in world.frames.items() if frame <= at}
+        await rewind(control, "r", at, caller=ADMIN, confirm=True)
+
+        check_past(world, before)
+        check_put_back(world, "r", at)
+        world.frames.clear()
+        await world.go_on("r")
+        check_past(world, {**before, **world.frames})
+
+    in_world(spec, work, denies=False)
+
+
 def plain(bench: Bench, run_id: str) -> tuple[object, ...]:
     """A run's state, without why its work was stopped."""
     state, rows = bench.store.read(lambda c: (now(c, run_id), outputs(c, run_id)))
@@ -205,7 +255,7 @@ def plain(bench: Bench, run_id: str) -> tuple[object, ...]:
 def check_put_back(world: World, run_id: str, at: int) -> None:
     """The tables are what they were, but that no work is under way."""
     told, found = world.bench.store.read(lambda c: (then(c, run_id, at), now(c, run_id)))
-    for part in ("loops", "approvals", "signals", "timers"):
+    for part in ("loops", "approvals", "signals", "timers", "outputs"):
         assert found[part] == told[part], part
     was = cast("dict[object, NodeRow]", told["nodes"])
     for key, node in cast("dict[object, NodeRow]", found["nodes"]).items():

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import BaseModel
-from tests.integration.engine.support import Bench, Calls, Row, Verdict, within
+from tests.integration.engine.support import Bench, Calls, Row, Verdict, until, within
 
 from smithers import (
     Approval,
@@ -29,7 +28,7 @@ from smithers import (
 )
 from smithers.components.context import Context
 from smithers.components.element import Element
-from smithers.errors import AlreadyDecided, RunNotActive, RunNotFound
+from smithers.errors import AlreadyDecided, RunNotActive
 
 pytestmark = pytest.mark.anyio
 Ctx = Context[dict[str, object]]
@@ -685,13 +684,13 @@ async def test_run_workflow_with_wait_goes_on_by_itself_when_something_arrives(b
 
 async def _parked(bench: Bench, node: str, whole: asyncio.Future[RunResult]) -> None:
     """The run is parked, with this node waiting."""
-    for _ in range(2000):
+
+    def is_parked() -> bool:
         assert not whole.done(), whole
-        with suppress(RunNotFound):  # not stored yet
-            if bench.states().get(node, "").startswith("waiting") and bench.row().runtime_owner_id is None:
-                return
-        await asyncio.sleep(0.005)
-    raise AssertionError(f"{node} is not reached: {bench.states()}")
+        return bench.states().get(node, "").startswith("waiting") and bench.row().runtime_owner_id is None
+
+    await bench.stored("r")
+    await until(is_parked, lambda: f"{node} is not reached: {bench.states()}")
 
 
 async def _advanced(bench: Bench, ms: int) -> None:

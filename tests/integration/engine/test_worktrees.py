@@ -13,13 +13,20 @@ from smithers import Sequence, SmithersWorkflow, Task, Workflow, Worktree, task_
 from smithers.components.composites import Subflow
 from smithers.components.context import Context
 from smithers.components.element import Element
-from smithers.errors import DuplicateId, InvalidElement, WorktreeEmptyPath
+from smithers.errors import (
+    DuplicateId,
+    InvalidElement,
+    ToolCommandFailed,
+    ToolSandboxUnavailable,
+    WorktreeEmptyPath,
+)
 from smithers.graph.frames import decode_frame
 from smithers.graph.tree import TreeNode
 from smithers.store.sql import checkpoints as rows
 from smithers.store.sql import reads
 from smithers.testing import ScriptedAgent
 from smithers.tools.builtins import bash, write
+from smithers.tools.sandbox.probe import ensure
 
 pytestmark = pytest.mark.anyio
 
@@ -139,7 +146,7 @@ async def test_a_resumed_run_finds_it_as_it_was(bench: Bench, repo: Repo) -> Non
         Worktree("../one", branch="work")[Sequence()[writer("a"), Task(id="b", output=Row)[lambda: second.pop(0)()]]]
     )
     await bench.start(tree, root_dir=str(repo.top))
-    await asyncio.wait_for(begun.wait(), 15)
+    await asyncio.wait_for(begun.wait(), 60)
     bench.abandon()
     repo.write("later.txt", "x")
     repo.commit()  # its base moves on; a run that is under way keeps its own
@@ -221,3 +228,82 @@ async def test_the_frame_shows_it(bench: Bench, repo: Repo) -> None:
     [child] = tree.children
     assert isinstance(child, TreeNode)
     assert (child.tag, dict(child.props)) == ("smithers:worktree", {"branch": "work", "id": "w", "path": "../one"})
+
+
+# ── git in the sandbox ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def in_sandbox(bench: Bench, repo: Repo, *commands: list[str]) -> list[str]:
+    """What commands say in a worktree, one after the other; of one that fails, how it failed."""
+    said: list[str] = []
+
+    async def work() -> dict[str, object]:
+        await write("a.txt", "changed\n")
+        for command in commands:
+            try:
+                said.append(await bash(command[0], command[1:]))
+            except ToolCommandFailed as error:
+                said.append(f"{error.summary}\n{error.details['output']}")
+        return {"text": "x"}
+
+    try:
+        await ensure(allow_network=False)
+    except ToolSandboxUnavailable:
+        pytest.skip("this machine cannot isolate commands")
+    tree = flow(Worktree("../one", branch="work")[Task(id="a", output=Row)[work]])
+    assert (await bench.run(tree, root_dir=str(repo.top))).status == "finished"
+    return said
+
+
+async def test_git_reads_in_a_sandboxed_worktree(bench: Bench, repo: Repo) -> None:
+    status, diff, log, branch = await in_sandbox(
+        bench,
+        repo,
+        ["git", "status", "--short"],
+        ["git", "diff"],
+        ["git", "log", "--format=%s"],
+        ["git", "branch", "--show-current"],
+    )
+
+    assert status == " M a.txt\n"
+    assert "-one\n+changed\n" in diff
+    assert (log, branch) == ("work\n", "work\n")
+
+
+async def test_nothing_in_a_sandboxed_worktree_changes_the_repository(bench: Bench, repo: Repo) -> None:
+    hook = str(repo.top / ".git" / "hooks" / "post-commit")
+    before = {path: path.stat().st_mtime_ns for path in (repo.top / ".git" / "hooks", repo.top / ".git" / "config")}
+
+    add, planted, configured, listed = await in_sandbox(
+        bench,
+        repo,
+        ["git", "add", "a.txt"],
+        ["sh", "-c", f"echo evil > {hook}"],
+        ["git", "config", "core.fsmonitor", "evil"],
+        ["ls", str(repo.top)],
+    )
+
+    assert "may be read here, but not changed (git add and commit included)" in add
+    assert "Read-only file system" in planted
+    assert "ended with exit code" in configured
+    assert "a.txt" not in listed  # beside its git directory nothing of the repository is there
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert not Path(hook).exists()  # noqa: ASYNC240
+
+
+async def test_a_worktree_that_says_it_is_of_another_repository_shows_nothing_of_that(
+    bench: Bench, repo: Repo, tmp_path: Path
+) -> None:
+    secret = Repo(tmp_path / "secret")
+    pointer = f"gitdir: {secret.top / '.git'}"
+
+    _, looked, again = await in_sandbox(
+        bench,
+        repo,
+        ["sh", "-c", f"rm -f .git && echo {pointer!r} > .git"],
+        ["git", "log"],
+        ["ls", str(secret.top / ".git")],
+    )
+
+    assert "ended with exit code" in looked
+    assert "ended with exit code" in again

@@ -104,13 +104,13 @@ class GatewayThread:
 
     def run(self, job: Coroutine[object, object, T]) -> T:
         """Run a coroutine there."""
-        return asyncio.run_coroutine_threadsafe(job, self._loop).result(30)
+        return asyncio.run_coroutine_threadsafe(job, self._loop).result(60)
 
     def close(self) -> None:
         """Close the gateway and end the thread."""
         self.run(self._gateway.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(30)
+        self._thread.join(60)
         self._loop.close()
 
 

@@ -46,7 +46,7 @@ from smithers.store.sql import reads
 from smithers.store.sql.store import SqlStore
 
 FAST = Settings(durability="normal", heartbeat_ms=200)
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 IDENTITY: Mapping[str, object] = {
     "workspaceRoot": None,
     "backend": "sqlite",

@@ -277,7 +277,7 @@ async def collect(client: GatewayClient, events: list[RunEvent], after_seq: int 
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for _ in itertools.takewhile(lambda _: not condition(), itertools.count()):
             await asyncio.sleep(0.005)
 
@@ -381,7 +381,7 @@ def test_a_refused_stream_is_an_error_and_not_tried_for_ever(tmp_path: Path) -> 
     real(tmp_path, use)
 
 
-@pytest.mark.parametrize("how", ["run.error", "close", "limit", "rate"])
+@pytest.mark.parametrize("how", ["run.error", "close", "limit", "rate", "store"])
 def test_what_passes_by_itself_is_survived(how: str) -> None:
     asked: list[int | None] = []
 
@@ -393,6 +393,11 @@ def test_what_passes_by_itself_is_survived(how: str) -> None:
         if gateway.number == 1 and how == "rate":
             await gateway.answer(await gateway.request(), {})
             await gateway.refuse(await gateway.request(), "RateLimited", scope="run", limit=64)
+            await gateway.connection.wait_closed()
+            return
+        if gateway.number == 1 and how == "store":
+            await gateway.answer(await gateway.request(), {})
+            await gateway.refuse(await gateway.request(), "STORAGE_ERROR", retryable=True)
             await gateway.connection.wait_closed()
             return
         asked.append(await gateway.open_stream())
@@ -415,6 +420,20 @@ def test_what_passes_by_itself_is_survived(how: str) -> None:
         events = [event async for event in client.stream_run_events("r", after_seq=3)]
         assert told(events) == [4, 5, 7, 8]
         assert asked == [3, 5]
+
+    scripted(talk, use)
+
+
+def test_a_database_that_refuses_for_good_ends_a_stream() -> None:
+    async def talk(gateway: Scripted) -> None:
+        await gateway.answer(await gateway.request(), {})
+        await gateway.refuse(await gateway.request(), "STORAGE_ERROR")
+        await gateway.connection.wait_closed()
+
+    async def use(client: GatewayClient) -> None:
+        with pytest.raises(GatewayError) as refused:
+            await anext(client.stream_run_events("r"))
+        assert (refused.value.error_code, refused.value.is_passing) == ("STORAGE_ERROR", False)
 
     scripted(talk, use)
 

@@ -53,7 +53,7 @@ class HeardClock(VirtualClock):
 
     async def until_due_at(self, moment_ms: int) -> None:
         """Until the next moment that is waited for is this one."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.next_due != moment_ms:
                 self.asked.clear()
                 await self.asked.wait()
@@ -364,7 +364,7 @@ class Gatewaylike:
         self.more.set()
 
     async def until(self, is_there: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not is_there():
                 self.more.clear()
                 await self.more.wait()
@@ -524,7 +524,7 @@ def test_several_processes_fire_each_moment_once(control: Control, clock: Virtua
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
-    moments = [int(line) for process in processes for line in process.communicate(timeout=60)[0].splitlines()]
+    moments = [int(line) for process in processes for line in process.communicate(timeout=120)[0].splitlines()]
 
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(moments) == len(set(moments))

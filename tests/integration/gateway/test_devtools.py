@@ -84,6 +84,7 @@ def test_prompts_and_agents_are_shown_without_credentials(tmp_path: Path) -> Non
             (task,) = tasks((await here.snapshot(client, run_id))["root"]).values()
             assert (task["label"], task["state"], task["attempt"], task["agent"]) == ("Ask", "finished", 1, "echo")
             assert task["agentRan"]["agentId"] == "echo"
+            assert (task["agentSummary"]["label"], task["maxAttempts"]) == ("echo", 4)
             assert task["outputTableName"] == "note"
             assert task["prompt"].endswith("…")
             assert (len(task["prompt"]), SECRET in task["prompt"]) == (4_001, False)
@@ -201,13 +202,12 @@ def test_states_that_change_without_a_frame_are_told_within_a_second(tmp_path: P
             await follower.next()
             seq = follower.viewer.seq
             await client.call("cancelRun", {"runId": run_id})
-            event = await follower.next()
-            while states(follower.viewer.root or {})["ship"] != "cancelled":
-                event = await follower.next()
+            await here.ended(client, run_id)
             last = await here.snapshot(client, run_id)
+            assert states(last["root"])["ship"] == "cancelled"
+            await follower.until(lambda viewer: (viewer.seq, viewer.root) == (last["seq"], last["root"]))
             if last["seq"] == seq:
-                assert event["kind"] == "snapshot"
-            assert (follower.viewer.seq, follower.viewer.root) == (last["seq"], last["root"])
+                assert follower.viewer.kinds[-1] == "snapshot"
 
     real(tmp_path, use)
 

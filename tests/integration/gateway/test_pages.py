@@ -90,7 +90,7 @@ def test_a_head_request_is_answered_without_a_body(locked: House) -> None:
 def test_paths_on_the_wire_that_could_be_read_in_two_ways_have_no_page(locked: House, path: str) -> None:
     where = urlsplit(locked.url)
     assert where.hostname is not None
-    with socket.create_connection((where.hostname, where.port or 0), 10) as raw:
+    with socket.create_connection((where.hostname, where.port or 0), 60) as raw:
         head = f"GET {path} HTTP/1.1\r\nHost: {where.netloc}\r\nx-smithers-key: {ROOT}\r\nConnection: close\r\n\r\n"
         raw.sendall(head.encode())
         answer = b""

@@ -6,14 +6,14 @@ import asyncio
 import json
 import socket as plain_sockets
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.integration.gateway.socket_support import Client, FakeRun, MiniGateway, mini_gateway, now_ms
 from tests.unit.gateway.contract import contract
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from smithers.asgi import sockets
 from smithers.gateway.auth.identity import Identity
@@ -296,7 +296,7 @@ def test_a_revoked_grant_loses_its_sockets(tmp_path: Path, noticed_by: str) -> N
 def test_a_grant_that_expires_ends_its_connection_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def use() -> None:
         async with mini_gateway(tmp_path / "s.db") as gateway:
-            identity = gateway.tokens.known["t"] = Identity(user_id="u", expires_at_ms=now_ms() + 60)
+            identity = gateway.tokens.known["t"] = Identity(user_id="u", expires_at_ms=now_ms() + 1_000)
 
             def recheck(asked: Identity) -> None:
                 if now_ms() >= (identity.expires_at_ms or 0):
@@ -353,13 +353,15 @@ def test_too_many_frames_are_refused_one_by_one_and_endless_ones_end_the_connect
     async def use() -> None:
         options = GatewayOptions(max_frames_per_second=5)
         async with mini_gateway(tmp_path / "s.db", options) as gateway, gateway.client() as client:
-            ids = [await client.send("echo", {"value": n}) for n in range(10)]
+            # more than a slow machine lets in meanwhile
+            ids = [await client.send("echo", {"value": n}) for n in range(40)]
             answers = {f["id"]: f for f in [await client.read_response() for _ in ids]}
             refused = [answers[i]["error"] for i in ids if not answers[i]["ok"]]
-            assert 4 <= len(refused) <= 9
+            assert 1 <= len(refused) <= 36
             assert {(e["code"], e["scope"], e["limit"]) for e in refused} == {("RateLimited", "connection", 5)}
-            for _ in range(80):
-                await client.socket.send("{}")
+            with suppress(ConnectionClosed):
+                for _ in range(200):
+                    await client.socket.send("{}")
             assert await client.closed() == (1008, "too many frames")
 
     asyncio.run(use())
@@ -414,7 +416,7 @@ async def deaf_client(gateway: MiniGateway) -> plain_sockets.socket:
 
 async def until_hung_up(wire: plain_sockets.socket) -> None:
     """Write until the other side is not there any more; reads nothing."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             await asyncio.get_running_loop().sock_sendall(wire, text_frame({}))
             await asyncio.sleep(0.01)

@@ -56,7 +56,7 @@ def test_threads_share_a_client_and_closing_it_ends_what_they_wait_for(tmp_path:
         assert next(stream).run_id == "r"
         client.close()
         for thread in waiting:
-            thread.join(20)
+            thread.join(60)
         assert ended == [GatewayConnectionLost] * 3
         client.close()
         stream.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import given
@@ -127,6 +127,6 @@ def test_any_text_can_be_classified(text: str) -> None:
 
 @pytest.mark.parametrize("unit", ["hit your ", "429 ", "token ", "retry after ", "a", " ", "model ", "sk-", "bearer "])
 def test_long_texts_are_classified_quickly(unit: str) -> None:
-    begin = perf_counter()
+    begin = thread_time()
     classify_failure(unit * 200_000, now=NOW)
-    assert perf_counter() - begin < 5
+    assert thread_time() - begin < 5

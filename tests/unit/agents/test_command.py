@@ -132,7 +132,7 @@ def is_alive(pid: int) -> bool:
 
 def dies(pid: int) -> bool:
     """Whether a process that was sent a SIGKILL is gone: the kernel may take a moment over it."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.005)
     return not is_alive(pid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import date
-from time import perf_counter
+from time import thread_time
 
 import pytest
 from hypothesis import given
@@ -122,9 +122,9 @@ def test_an_object_is_found_whole_behind_any_prose_without_braces(value: dict[st
 def test_hostile_repetition_costs_linear_time(unit: str) -> None:
     def seconds(length: int) -> float:
         text = "x" + unit * (length // len(unit))
-        begin = perf_counter()
+        begin = thread_time()
         find_json(text)
-        return perf_counter() - begin
+        return thread_time() - begin
 
     assert seconds(400_000) < 4 + 20 * seconds(40_000)
 

@@ -120,6 +120,23 @@ def test_options_that_cannot_be_are_refused(cli: Cli, flags: list[str]) -> None:
     assert cli("gateway", "one.py", *flags).code == 4
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--backend", "postgres"], "--db postgresql://"),
+        (["--backend", "postgres", "--db", "runs.db"], "--db postgresql://"),
+        (["--backend", "sqlite", "--db", "postgresql://u:secret-word@host/x"], "leave one of them out"),
+    ],
+)
+def test_a_backend_that_the_address_is_not_of_is_refused(cli: Cli, flags: list[str], says: str) -> None:
+    cli.write("one")
+    refused = cli("gateway", "one.py", *flags)
+
+    assert refused.code == 4
+    assert says in refused.err
+    assert "secret-word" not in refused.err
+
+
 def test_without_a_gateway_status_and_stop_say_so(cli: Cli) -> None:
     status = cli("gateway", "status", "--format", "json")
     assert (status.code, status.json["running"], status.json["url"]) == (1, False, None)

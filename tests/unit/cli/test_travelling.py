@@ -269,3 +269,20 @@ def test_why_names_what_is_waited_for_and_the_commands_that_move_it(cli: Cli) ->
     assert "smithers retry-task f --node bad" in failed
     assert cli("why", "nothing").code == 4
     assert cli("why", "g", "nothing").code == 4
+
+
+def test_why_says_that_a_run_was_taken_back_or_is_to_be_done_again(shop: Cli) -> None:
+    assert shop("up", "shop.py", "-r", "r").code == 0
+    frame = frame_of(shop, "r", "look")
+    assert shop("rewind", "r", str(frame), "--yes").code == 0
+
+    found = shop("why", "r").out
+
+    assert f"waits for somebody to resume it: it was taken back to frame {frame}  at " in found
+    assert "orphaned" not in found
+    assert "smithers resume r" in found
+    assert at(shop("why", "r", "--format", "json").json, "blockers", 0, "kind") == "rewound"
+    assert shop("resume", "r").code == 0
+    assert "has finished" in shop("why", "r").out
+    assert shop("timetravel", "r", "-n", "look", "-a", "1").code == 0
+    assert "waits for somebody to resume it: look is to be done again" in shop("why", "r").out

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from smithers.cli import gatewaying, working
+from smithers.asgi.guards import Guard
+from smithers.cli import gatewaying, worker_host, working
 from smithers.cli.arguments import read_duration
 from smithers.cli.gateway_host import STOP_PATIENCE_S
 from smithers.observability.metrics import Metrics
+from smithers.server.worker import WorkerStatus, worker_app
 from smithers.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -23,6 +25,7 @@ DEPLOY = ROOT / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 PORT = 7331
+WORKER_PORT = 7332
 COMMON = {"db", "format", "debug"}
 
 yaml: Any = importlib.import_module("yaml")  # has no types here, and comes with the tests' other packages
@@ -92,7 +95,7 @@ def test_commands_have_the_flags_that_they_are_given_and_time_to_end(
         assert grace_s > STOP_PATIENCE_S
         assert words[words.index("--port") + 1] == str(PORT)
     else:
-        assert grace_s > read_duration(words[words.index("--drain") + 1], "--drain") / 1000 + working.CLOSE_S
+        assert grace_s > read_duration(words[words.index("--drain") + 1], "--drain") / 1000 + worker_host.CLOSE_S
 
 
 def test_variables_are_known_to_the_settings() -> None:
@@ -111,6 +114,20 @@ def test_probes_and_services_mean_the_port_and_the_path_that_answer() -> None:
     assert f":{PORT}/health" in " ".join(services()["gateway"]["healthcheck"]["test"])
     assert services()["gateway"]["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
     assert f"EXPOSE {PORT}\n" in (DEPLOY / "Dockerfile").read_text("utf-8")
+
+
+def test_probes_of_workers_mean_the_port_and_the_paths_that_answer() -> None:
+    [worker] = [pod["containers"][0] for name, pod in pods() if name == "smithers-worker"]
+    assert worker["ports"] == [{"name": "health", "containerPort": WORKER_PORT}]
+    assert worker["args"][worker["args"].index("--health-port") + 1] == str(WORKER_PORT)
+    asked = {probe: worker[f"{probe}Probe"]["httpGet"] for probe in ("startup", "readiness", "liveness")}
+    assert {probe["port"] for probe in asked.values()} == {"health"}
+    assert [asked[name]["path"] for name in ("startup", "readiness", "liveness")] == ["/health", "/ready", "/health"]
+    paths = {route.path for route in worker_app(WorkerStatus(), Metrics(), Guard()).routes}
+    assert {probe["path"] for probe in asked.values()} < paths
+    service = services()["worker"]
+    assert service["command"][service["command"].index("--health-port") + 1] == str(WORKER_PORT)
+    assert f":{WORKER_PORT}/health" in " ".join(service["healthcheck"]["test"])
 
 
 def test_selectors_find_the_pods_that_they_are_for() -> None:

@@ -218,7 +218,7 @@ def test_a_collector_in_trouble_neither_holds_a_run_up_nor_its_end(tmp_path: Pat
             found.hold = threading.Event()
         began = time.monotonic()
         assert asyncio.run(drive(review(), settings, tmp_path / "s.db")) == "finished"
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
 
 
 class Stuck:
@@ -251,7 +251,7 @@ def test_the_queue_is_bounded_and_handing_over_never_waits() -> None:
     telemetry = Telemetry(exporter, metric_interval_s=60)
     for _ in range(1_000):
         telemetry.put(some_span())
-    assert exporter.entered.wait(10)
+    assert exporter.entered.wait(60)
     for _ in range(MAX_QUEUE + 5_000):
         telemetry.put(some_span())
     assert len(telemetry.queue) == MAX_QUEUE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -28,12 +27,12 @@ def test_the_ones_left_behind_are_found_among_the_living_oldest_first(store: Sql
 
     def fill(c: reads.Session) -> None:
         for index in range(30):
-            control.launch(c, replace(run, run_id=f"new{index}", now_ms=NOW + index))
-        control.launch(c, replace(run, run_id="dead", owner="dead", now_ms=NOW - 1))
-        control.launch(c, replace(run, run_id="silent", owner="silent", now_ms=NOW - 50))
-        control.launch(c, replace(run, run_id="released", owner=None, now_ms=NOW - 2))
-        control.launch(c, replace(run, run_id="shown", owner="mirror:elsewhere", now_ms=NOW - 100))
-        control.launch(c, replace(run, run_id="parked", owner=None, status="waiting-event", now_ms=NOW - 100))
+            control.launch(c, run._replace(run_id=f"new{index}", now_ms=NOW + index))
+        control.launch(c, run._replace(run_id="dead", owner="dead", now_ms=NOW - 1))
+        control.launch(c, run._replace(run_id="silent", owner="silent", now_ms=NOW - 50))
+        control.launch(c, run._replace(run_id="released", owner=None, now_ms=NOW - 2))
+        control.launch(c, run._replace(run_id="shown", owner="mirror:elsewhere", now_ms=NOW - 100))
+        control.launch(c, run._replace(run_id="parked", owner=None, status="waiting-event", now_ms=NOW - 100))
 
     store.write(fill)
 

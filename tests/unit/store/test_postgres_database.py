@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tests.postgres_support import PASSWORD, PostgresServer
 
-from smithers.errors import StorageError, StorageSaturated, StorageUnreachable
+from smithers.errors import StorageError, StorageRefused, StorageSaturated, StorageUnreachable
 from smithers.settings import Settings
 from smithers.store import open_store
 from smithers.store.postgres.address import Address
@@ -122,13 +122,13 @@ def test_more_readers_than_connections_take_turns_and_one_that_waits_too_long_is
 
     def slow(session: Session) -> None:
         session.execute("SELECT 1").fetchall()
-        inside.wait(10)
-        assert may_end.wait(10)
+        inside.wait(60)
+        assert may_end.wait(60)
 
     readers = [threading.Thread(target=database.read, args=(slow,)) for _ in range(2)]
     for reader in readers:
         reader.start()
-    inside.wait(10)
+    inside.wait(60)
     with pytest.raises(StorageSaturated, match="SMITHERS_DB_POOL") as found:
         database.read(lambda s: s.execute("SELECT 1").fetchall())
     assert found.value.details["pool"] == 2
@@ -214,7 +214,7 @@ def test_a_process_that_forgets_to_close_ends_and_keeps_what_it_wrote(
         " for n in range(100)]"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program, empty_postgres_url], timeout=60, capture_output=True, text=True
+        [sys.executable, "-c", program, empty_postgres_url], timeout=120, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert database.read(count) == 100
@@ -286,6 +286,20 @@ def test_another_kind_of_database_is_refused_by_name() -> None:
 def test_sqlite_does_without_the_driver(tmp_path: Path) -> None:
     program = "import sys, smithers.store as s; s.open_store(sys.argv[1]).close(); print('psycopg' in sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", program, tmp_path / "a.db"], timeout=60, capture_output=True, text=True
+        [sys.executable, "-c", program, tmp_path / "a.db"], timeout=120, capture_output=True, text=True
     )
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("wrong", ["database", "role"])
+def test_a_server_that_lets_nobody_in_is_told_apart_from_one_that_is_away(
+    postgres_server: PostgresServer, tmp_path: Path, wrong: str
+) -> None:
+    url = postgres_server.url("postgres")
+    url = url.replace("/postgres?", "/nowhere?") if wrong == "database" else url.replace("smithers:", "nobody-else:")
+    with pytest.raises(StorageRefused, match="does not exist"):
+        Database.open(url, busy_timeout_s=5, pool=2)
+    away = postgres_server.url("postgres").replace(str(postgres_server.folder), str(tmp_path))
+    with pytest.raises(StorageUnreachable) as found:
+        Database.open(away, busy_timeout_s=5, pool=2)
+    assert not isinstance(found.value, StorageRefused)

@@ -103,7 +103,7 @@ def test_processes_that_open_a_new_database_at_once_all_get_it(empty_postgres_ur
         subprocess.Popen([sys.executable, "-c", program, empty_postgres_url], stderr=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    assert [(process.communicate(timeout=60)[1], process.returncode) for process in processes] == [("", 0)] * 3
+    assert [(process.communicate(timeout=120)[1], process.returncode) for process in processes] == [("", 0)] * 3
     assert applied(empty_postgres_url) == [each.id for each in built_in()]
 
 

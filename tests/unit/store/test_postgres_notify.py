@@ -18,7 +18,7 @@ from smithers.store.postgres import notify
 from smithers.store.postgres.database import Database
 from smithers.store.sql.session import SILENT
 
-MARGIN_S = 20
+MARGIN_S = 60
 
 
 @pytest.fixture

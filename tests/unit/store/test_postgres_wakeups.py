@@ -11,7 +11,7 @@ import pytest
 
 from smithers.store import open_store
 from smithers.store.interface import NewRun
-from smithers.store.sql import control, wakeups
+from smithers.store.sql import control, requests, wakeups
 from smithers.store.sql.session import Session
 from smithers.store.sql.store import SqlStore
 
@@ -117,9 +117,9 @@ def test_wakeups_of_one_run_have_ids_in_the_order_of_their_commits(store: SqlSto
         order: list[int] = []
 
         def slow(s: Session) -> None:
-            control.signal(s, run_id, "a", None, "1", 1, None, None)
+            requests.signal(s, run_id, "a", None, "1", 1, None, None)
             first.set()
-            assert may_end.wait(10)
+            assert may_end.wait(60)
 
         def write(by: SqlStore, job: Callable[[Session], object], number: int) -> None:
             by.write(job)
@@ -127,8 +127,8 @@ def test_wakeups_of_one_run_have_ids_in_the_order_of_their_commits(store: SqlSto
 
         one = threading.Thread(target=write, args=(store, slow, 1))
         one.start()
-        assert first.wait(10)
-        fast: Callable[[Session], object] = lambda s: control.signal(s, run_id, "b", None, "2", 2, None, None)  # noqa: E731
+        assert first.wait(60)
+        fast: Callable[[Session], object] = lambda s: requests.signal(s, run_id, "b", None, "2", 2, None, None)  # noqa: E731
         two = threading.Thread(target=write, args=(other, fast, 2))
         two.start()
         with psycopg.connect(postgres_url, autocommit=True) as watch:

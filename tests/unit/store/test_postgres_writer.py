@@ -52,11 +52,11 @@ class Held:
     def __init__(self, database: Database) -> None:
         self._started, self._go = threading.Event(), threading.Event()
         database.submit(self._wait, lambda _result, _error: None)
-        assert self._started.wait(10)
+        assert self._started.wait(60)
 
     def _wait(self, session: Session) -> None:
         self._started.set()
-        assert self._go.wait(10)
+        assert self._go.wait(60)
 
     def release(self) -> None:
         self._go.set()
@@ -76,7 +76,7 @@ class Answers:
 
     def wait(self) -> list[tuple[object, BaseException | None]]:
         for _ in range(self._expected):
-            assert self._left.acquire(timeout=30)
+            assert self._left.acquire(timeout=60)
         return self.all
 
 
@@ -177,7 +177,7 @@ def test_a_job_that_raises_stop_iteration_is_answered_all_the_same(database: Dat
             raise StopIteration
 
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await asyncio.wait_for(database.awrite(job), 10)
+            await asyncio.wait_for(database.awrite(job), 60)
 
     asyncio.run(main())
 
@@ -248,12 +248,12 @@ def test_a_deadlock_is_resolved_by_doing_the_job_again(database: Database, empty
     def crossing(session: Session) -> None:
         session.execute("UPDATE t SET v = 'mine' WHERE n = 1").fetchall()
         locked.set()
-        assert may_go.wait(10)
+        assert may_go.wait(60)
         session.execute("UPDATE t SET v = 'mine' WHERE n = 2").fetchall()
 
     answers = Answers(1)
     database.submit(crossing, answers.take)
-    assert locked.wait(10)
+    assert locked.wait(60)
     may_go.set()
     try:
         other.connection.execute("UPDATE t SET v = 'other' WHERE n = 1")
@@ -278,11 +278,11 @@ def test_a_process_that_stands_still_in_a_transaction_gives_up_what_it_holds_and
         rows = session.execute("UPDATE t SET v = coalesce(v, '') || 'a' WHERE n = 1 RETURNING v").fetchall()
         runs.append(rows[0][0])
         standing.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         session.execute("SELECT 1").fetchall()
 
     database.submit(job, answers.take)
-    assert standing.wait(10)
+    assert standing.wait(60)
     with psycopg.connect(empty_postgres_url, autocommit=True) as other:
         other.execute("UPDATE t SET v = 'other ' WHERE n = 1")
     go_on.set()

@@ -184,3 +184,30 @@ def test_no_period_has_more_starts_than_twice_the_rate_and_a_patient_one_is_neve
         now += period / count
         assert patient.opens_at(now) <= now + 1e-6
         patient = patient.after_start(now)
+
+
+def test_of_a_paused_queue_or_workflow_nothing_is_taken_until_that_changes(store: SqlStore) -> None:
+    put(store, "a", queue_name="slow")
+    put(store, "b", workflow="other")
+    put(store, "c")
+    for name in ("slow", "workflow:other"):
+        store.write(lambda c, name=name: limits.put(c, Limit(name, 0, None, None), NOW))  # type: ignore[misc]
+
+    def any_lane(workflow: str, queue_name: str) -> bool:
+        return True
+
+    found = store.write(lambda c: queue.take(c, NOW, 9, is_wanted=lambda _: True, serves=any_lane, last_turns={}))
+    assert [run.run_id for run in found.runs] == ["c"]
+    assert (found.is_paused, found.is_held) == (True, False)
+    store.write(lambda c: limits.put(c, Limit("slow", 1, None, None), NOW))
+    assert taken(store) == ["a"]
+    store.write(lambda c: limits.delete(c, "workflow:other"))
+    assert taken(store) == ["b"]
+
+
+def test_whether_a_run_may_have_to_wait_for_a_limit_is_known_by_its_queue_and_workflow(store: SqlStore) -> None:
+    assert not store.read(lambda c: limits.is_limited(c, "default", "w"))
+    store.write(lambda c: limits.put(c, Limit("workflow:w", 2, None, None), NOW))
+    assert store.read(lambda c: limits.is_limited(c, "default", "w"))
+    assert not store.read(lambda c: limits.is_limited(c, "default", "x"))
+    assert not store.read(lambda c: limits.is_limited(c, "w", "x"))

@@ -180,7 +180,7 @@ def test_readers_are_bounded_and_all_of_them_are_served(database: Database) -> N
         with lock:
             running += 1
             most = max(most, running)
-        together.wait(10)
+        together.wait(60)
         with lock:
             running -= 1
         return count(connection)
@@ -252,12 +252,12 @@ database.write(lambda c: c.execute("INSERT INTO t VALUES (2)") and None)
 database.close()
 """
     )
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "s.db"), str(migrations)], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "s.db"), str(migrations)], check=True, timeout=60)
 
 
 def test_a_process_that_forgets_to_close_leaves_a_tidy_file(tmp_path: Path, migrations: Path) -> None:
     script = CHILD + 'database.submit(lambda c: c.execute("INSERT INTO t VALUES (1)") and None, lambda r, e: None)\n'
-    subprocess.run([sys.executable, "-c", script, str(tmp_path / "s.db"), str(migrations)], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "s.db"), str(migrations)], check=True, timeout=60)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["migrations", "s.db"]
     opened = Database.open(tmp_path / "s.db", migrations=migrations)
     assert opened.read(count) == 1
@@ -283,7 +283,7 @@ database.close()
             process.stdin.write("\n")
             process.stdin.flush()
             while database.read(count) < n:  # the last word: a commit is never visible without a call to come
-                assert heard.wait(10)
+                assert heard.wait(60)
                 heard.clear()
             assert process.stdout.readline() == "written\n"
         process.stdin.close()
@@ -300,7 +300,7 @@ def test_a_subscriber_that_reads_when_called_misses_nothing(database: Database) 
     database.watch(look)
     for _ in range(300):
         database.write(put)
-    assert done.wait(10)
+    assert done.wait(60)
     assert seen == sorted(seen)
 
 
@@ -315,7 +315,7 @@ def test_commits_are_heard_of_where_the_kernel_does_not_report_them(
     leave = database.watch(lambda: heard.release())
     for _ in range(3):
         database.write(put)
-        assert heard.acquire(timeout=10)
+        assert heard.acquire(timeout=60)
     leave()
 
 
@@ -331,7 +331,7 @@ def test_a_callback_that_raises_is_logged_and_called_again(
     database.watch(fail)
     for _ in range(2):
         database.write(put)
-        assert calls.acquire(timeout=10)
+        assert calls.acquire(timeout=60)
     database.close()  # ends the thread, so that its log is complete
     assert "broken callback" in caplog.text
 
@@ -359,4 +359,4 @@ def test_a_callback_may_end_its_own_subscription(database: Database) -> None:
 
     leave = database.watch(leave_at_once)
     database.write(put)
-    assert left.wait(10)
+    assert left.wait(60)

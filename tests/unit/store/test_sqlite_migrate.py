@@ -132,7 +132,7 @@ Database.open(sys.argv[1], migrations=Path(sys.argv[2])).close()
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     for process in processes:
-        process.communicate("\n", timeout=60)
+        process.communicate("\n", timeout=120)
     assert [process.returncode for process in processes] == [0, 0, 0]
     connection = apsw.Connection(str(tmp_path / "s.db"))
     assert connection.execute("SELECT n FROM a").fetchall() == [(11,)]

@@ -53,11 +53,11 @@ class Held:
         self._go = threading.Event()
         self._answers: list[tuple[object, BaseException | None]] = []
         database.submit(self._wait, lambda result, error: self._answers.append((result, error)))
-        assert self._started.wait(10)
+        assert self._started.wait(60)
 
     def _wait(self, connection: apsw.Connection) -> None:
         self._started.set()
-        assert self._go.wait(10)
+        assert self._go.wait(60)
         raise RunNotFound("held")  # undone, so that the batch behind begins afresh
 
     def release(self) -> None:
@@ -204,7 +204,7 @@ def test_a_loop_that_was_closed_does_not_harm_the_writer(database: Database) -> 
 def test_a_job_that_raises_stop_iteration_answers_its_caller(database: Database) -> None:
     async def main() -> None:
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await asyncio.wait_for(database.awrite(lambda c: next(iter(()))), 10)
+            await asyncio.wait_for(database.awrite(lambda c: next(iter(()))), 60)
 
     asyncio.run(main())
 

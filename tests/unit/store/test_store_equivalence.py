@@ -40,6 +40,7 @@ from smithers.store.sql import (
     mirror,
     pages,
     reads,
+    requests,
     run_pages,
     wakeups,
     webhooks,
@@ -166,19 +167,19 @@ steps = does(
 
 
 def decide(c: Session, run_id: str, now: int, approved: bool) -> object:
-    return control.decide(c, run_id, "a", 0, now, lambda _row: (approved, None, "ann", None))
+    return requests.decide(c, run_id, "a", 0, now, lambda _row: (approved, None, "ann", None))
 
 
 def answer(c: Session, run_id: str, now: int) -> object:
-    return control.answer(c, f"human:{run_id}:B:0", now, lambda _row: ("1", None))
+    return requests.answer(c, f"human:{run_id}:B:0", now, lambda _row: ("1", None))
 
 
 def signal(c: Session, run_id: str, correlation: str | None, text: str, key: str | None) -> object:
-    return control.signal(c, run_id, "go", correlation, repr(text), 3, None, key)
+    return requests.signal(c, run_id, "go", correlation, repr(text), 3, None, key)
 
 
 def cancel(c: Session, run_id: str, now: int) -> object:
-    return control.request_cancel(c, run_id, now, "user")
+    return requests.request_cancel(c, run_id, now, "user")
 
 
 def end_cancelled(c: Session, run_id: str, now: int) -> object:
@@ -208,7 +209,7 @@ def show(c: Session, run_id: str) -> None:
 asked = st.one_of(
     does(decide, runs, moments, st.booleans()), does(answer, runs, moments), does(cancel, runs, moments),
     does(signal, runs, st.sampled_from([None, "c"]), texts, st.sampled_from([None, "k"])),
-    does(end_cancelled, runs, moments), does(control.request_pause, runs, moments), does(claim, runs, moments, st.booleans()),
+    does(end_cancelled, runs, moments), does(requests.request_pause, runs, moments), does(claim, runs, moments, st.booleans()),
     does(release, runs), does(beat, moments), does(expire, runs, moments), does(show, runs),
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ from smithers.events import EventDraft
 from smithers.store import open_store
 from smithers.store.checking import check
 from smithers.store.interface import CancelRequested, LaunchedBefore, NewRun, NewWakeup, RunRow, StatusChange, Step
-from smithers.store.sql import control, documents, reads, wakeups
+from smithers.store.sql import control, documents, reads, requests, wakeups
 from smithers.store.sql import statements as sql
 from smithers.store.sql.commit import write_step
 from smithers.store.sql.locks import lock_run
@@ -47,7 +47,7 @@ def at_once(stores: tuple[SqlStore, SqlStore], *jobs: Job) -> list[Any]:
     barrier, found = threading.Barrier(len(jobs)), list[object]([None] * len(jobs))
 
     def run(number: int) -> None:
-        barrier.wait(10)
+        barrier.wait(60)
         try:
             found[number] = stores[number].write(jobs[number])
         except (SmithersError, CancelRequested, LaunchedBefore, NewWakeup) as error:
@@ -115,7 +115,14 @@ def test_a_decision_is_taken_once_and_not_after_the_end(stores: tuple[SqlStore, 
         launch(stores[0], run_id, owner=None)
         row = (run_id, "n", 0, "requested", "w", 1, None, None, None, "{}", None, 0, 0, None)
         stores[0].write(lambda c, row=row: c.execute(sql.ROWS["approval"], row).fetchall())  # type: ignore[misc]
-        decide: Job = lambda c, run_id=run_id: control.decide(c, run_id, "n", 0, 2, lambda _: (True, None, "ann", None))  # type: ignore[misc]  # noqa: E731
+        decide = partial(
+            requests.decide,
+            run_id=run_id,
+            node_id="n",
+            iteration=0,
+            now_ms=2,
+            judge=lambda _: (True, None, "ann", None),
+        )
         end: Job = lambda c, run_id=run_id: control.finalize_cancel(c, run_id, 2, None)  # type: ignore[misc]  # noqa: E731
 
         found = at_once(stores, decide, decide if n % 2 else end)
@@ -135,7 +142,7 @@ def test_a_child_that_is_launched_while_its_parent_is_asked_to_pause_pauses_too(
         at_once(
             stores,
             lambda c, child=child, parent=parent: control.launch(c, new_run(child, FIRST, parent)),  # type: ignore[misc]
-            lambda c, parent=parent: control.request_pause(c, parent, 5),  # type: ignore[misc]
+            lambda c, parent=parent: requests.request_pause(c, parent, 5),  # type: ignore[misc]
         )
         assert run_of(stores[0], child).pause_requested_at_ms == 5
 
@@ -151,7 +158,7 @@ def test_the_end_of_a_child_is_not_lost_to_a_parent_that_parks_meanwhile(stores:
         ends(child, SECOND)(c)
         reads.run(c, child)  # the wake-up has its number, and nobody sees it yet
         written.set()
-        assert may_commit.wait(20)
+        assert may_commit.wait(60)
 
     def wake(c: Session) -> None:  # as whoever writes for a run
         lock_run(c, parent)
@@ -166,7 +173,7 @@ def test_the_end_of_a_child_is_not_lost_to_a_parent_that_parks_meanwhile(stores:
     ending = threading.Thread(target=stores[1].write, args=(end,))
     parking = threading.Thread(target=park)
     ending.start()
-    assert written.wait(10)
+    assert written.wait(60)
     parking.start()
     while parking.is_alive() and not stores[1].read(_somebody_waits):
         pass
@@ -191,7 +198,7 @@ def test_signs_of_life_pauses_cancellations_and_ends_of_a_family_do_not_lock_eac
             launch(stores[0], run_id, FIRST, above)
 
         def whole(c: Session, root: str = family[0], n: int = n) -> object:
-            return control.request_pause(c, root, 5) if n % 2 else control.finalize_cancel(c, root, 5, (FIRST, 1))
+            return requests.request_pause(c, root, 5) if n % 2 else control.finalize_cancel(c, root, 5, (FIRST, 1))
 
         def all_of_them(c: Session, family: list[str] = family) -> object:
             alive = control.heartbeat(c, FIRST, 5)
@@ -208,14 +215,14 @@ def test_a_heartbeat_tells_all_runs_also_one_that_a_job_has_locked(stores: tuple
     held, may_end = threading.Event(), threading.Event()
 
     def hold(c: Session) -> None:
-        control.request_pause(c, "a", 1)
+        requests.request_pause(c, "a", 1)
         reads.run(c, "a")
         held.set()
-        assert may_end.wait(10)
+        assert may_end.wait(60)
 
     holding = threading.Thread(target=stores[1].write, args=(hold,))
     holding.start()
-    assert held.wait(10)
+    assert held.wait(60)
     try:
         assert stores[0].write(lambda c: control.heartbeat(c, FIRST, 9)) == {"a", "b"}
         assert [run_of(stores[0], run_id).heartbeat_at_ms for run_id in ("a", "b")] == [1, 9]

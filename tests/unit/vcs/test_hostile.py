@@ -239,7 +239,7 @@ def test_dying_while_files_are_stored_leaves_the_repository_as_it_was(tmp_path: 
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(repo.top), "99"], start_new_session=True, env=environment
     )
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 60
     while len(list((repo.top / ".git" / "objects").glob("??"))) <= known + 5 and time.monotonic() < give_up:
         pass
     os.kill(child.pid, signal.SIGKILL)  # git itself goes on to its end, as it does when its parent dies

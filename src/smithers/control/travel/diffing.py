@@ -115,21 +115,8 @@ def _side(connection: reads.Session, run_id: str, frame_no: int) -> _Side:
     state = history.state_at(connection, run_id, frame_no)
     nodes = {(node.node_id, node.iteration): node for node in state.nodes}
     loops = {loop.ralph_id: loop.iteration for loop in state.loops}
-    return _Side(run_id, frame_no, nodes, _outputs(connection, run_id, nodes), loops)
-
-
-def _outputs(
-    connection: reads.Session, run_id: str, nodes: dict[Key, NodeRow]
-) -> dict[Key, tuple[str, dict[str, object]]]:
-    """The rows of the nodes that had one, without the columns that every table has."""
-    found: dict[Key, tuple[str, dict[str, object]]] = {}
-    tables = {node.output_table for node in nodes.values() if node.output_table and node.output_seq is not None}
-    for table in sorted(tables):
-        for key, row in history.output_rows(connection, run_id, table).items():
-            node = nodes.get(key)
-            if node is not None and node.output_table == table and node.output_seq is not None:
-                found[key] = (table, row)
-    return found
+    outputs = history.outputs_at(connection, run_id, frame_no, state.nodes)
+    return _Side(run_id, frame_no, nodes, outputs, loops)
 
 
 def _diff(left: _Side, right: _Side) -> StateDiff:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic_core import from_json, to_json
 
+from smithers.engine.retry import default_retries
 from smithers.jsons import object_of, text_of
 from smithers.observability.redaction import scrub
 
@@ -40,6 +41,8 @@ TYPES: Final = {
 KINDS: Final = frozenset({"agent", "compute", "static", "human", "approval"})
 """The kinds that have a `task`. Waits, timers and subflows show their state among their properties."""
 MAX_PROMPT: Final = 4_000
+AGENTS: Final = "agentSummary"
+"""A stored property that is shown in the task instead: the agents that it is given."""
 _LOOKED_AT: Final = 2 * MAX_PROMPT
 """How much of a prompt is searched for credentials: one that the cut goes through would not be recognised."""
 
@@ -52,7 +55,7 @@ def type_of(tag: str) -> str:
 def props_text(tag: str, props: Mapping[str, str], row: TaskRow | None) -> str:
     """A node's properties as JSON."""
     if row is None or props.get("kind") in KINDS:
-        return _text(props)
+        return _text({name: text for name, text in props.items() if name != AGENTS} if AGENTS in props else props)
     shown: dict[str, object] = {**props, "state": row.state}
     if row.last_attempt is not None:
         shown["attempt"] = row.last_attempt
@@ -81,11 +84,32 @@ def task_text(props: Mapping[str, str], children: Sequence[object], row: TaskRow
             if ran:
                 task["agentRan"] = ran
                 task["agent"] = ran.get("agentId") or ran.get("engine")
+    if kind == "agent":
+        summary = _declared(props.get(AGENTS))
+        if summary:
+            task["agentSummary"] = summary
+            task.setdefault("agent", summary.get("label") or summary.get("engine"))
+    task["maxAttempts"] = _max_attempts(kind, props.get("retries"))
     if label:
         task["label"] = label
     if prompt:
         task["prompt"] = _shown(prompt)
     return _text({name: value for name, value in task.items() if value is not None})
+
+
+def _declared(text: str | None) -> dict[str, object]:
+    """The agents that a task is given, as its frame tells."""
+    if text is None:
+        return {}
+    try:
+        return object_of(from_json(scrub(text)))
+    except ValueError:
+        return {}
+
+
+def _max_attempts(kind: str, retries: str | None) -> int:
+    """How often a task is tried at most."""
+    return 1 + (int(retries) if retries is not None and retries.isdecimal() else default_retries(kind))
 
 
 def _ran(meta_json: str) -> tuple[dict[str, object], str | None]:

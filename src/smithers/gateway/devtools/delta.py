@@ -5,10 +5,9 @@ For a stored frame's changes to a tree that is there already, which cost what th
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 from smithers.gateway.devtools.ops import AddNode, Op, RemoveNode, ReplaceRoot, UpdateProps, UpdateTask
 from smithers.gateway.devtools.tree import Node, Tree
+from smithers.graph.delta import rising
 
 
 def diff(old: Tree, new: Tree) -> list[Op]:
@@ -54,25 +53,3 @@ def _children(before: Node, after: Node) -> tuple[list[tuple[Node, Node]], list[
     lost = [node for place, node in enumerate(old) if place not in stay_old]
     found = [(index, node) for index, node in enumerate(new) if index not in stay_new]
     return pairs, lost, found
-
-
-def rising(pairs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The most pairs whose first members rise (patience sorting)."""
-    ends: list[int] = []
-    piles: list[int] = []
-    before: list[int] = []
-    for position, (place, _) in enumerate(pairs):
-        pile = bisect_left(ends, place)
-        before.append(piles[pile - 1] if pile else -1)
-        if pile == len(ends):
-            ends.append(place)
-            piles.append(position)
-        else:
-            ends[pile] = place
-            piles[pile] = position
-    kept: list[tuple[int, int]] = []
-    position = piles[-1] if piles else -1
-    while position >= 0:
-        kept.append(pairs[position])
-        position = before[position]
-    return kept[::-1]

@@ -21,7 +21,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from smithers.errors import SmithersError
-from smithers.events import TERMINAL_TYPES, EventDraft, EventRow
+from smithers.events import TERMINAL_TYPES, EventRow
 from smithers.store.interface import Step
 from smithers.store.sql import feeds, wakeups
 
@@ -144,15 +144,12 @@ class Feed:
 
     # ── what happens here ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def _stepped(self, run_id: str, step: Step, first_seq: int) -> None:
-        rows = _rows(step.events, first_seq, step.now_ms, step.frame_no)
-        if step.launch is not None:
-            first_seq -= len(step.launch.events)
-            rows = _rows(step.launch.events, first_seq, step.launch.now_ms, 0) + rows
+    def _stepped(self, run_id: str, step: Step, first_seq: int, rows: list[EventRow]) -> None:
         self._committed(run_id, first_seq, rows, is_new=step.launch is not None)
         if step.successor is not None:
             new = step.successor
-            self._committed(new.run_id, 0, _rows(new.events, 0, new.now_ms, 0), is_new=True)
+            events = [EventRow(seq, new.now_ms, 0, *each) for seq, each in enumerate(new.events)]
+            self._committed(new.run_id, 0, events, is_new=True)
 
     def _committed(self, run_id: str, first: int, rows: list[EventRow], *, is_new: bool) -> None:
         cursor = self._cursor(run_id)
@@ -339,7 +336,3 @@ class Feed:
     def _warm(self, run_id: str) -> None:
         if len(self._hot) < MAX_HOT or run_id in self._hot:
             self._hot[run_id] = time.monotonic() + HOT_S
-
-
-def _rows(events: Sequence[EventDraft], first: int, now_ms: int, frame_no: int) -> list[EventRow]:
-    return [EventRow(seq, now_ms, frame_no, *each) for seq, each in enumerate(events, first)]

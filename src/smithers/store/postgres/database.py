@@ -7,28 +7,27 @@ snapshot of its own; `notify.py` tells of commits. Nothing here knows a table.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
-import os
 import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources.abc import Traversable
 from typing import Literal, TypeVar
 
 import psycopg
 
-from smithers.errors import StorageError, StorageSaturated, StorageUnreachable
+from smithers.errors import StorageError, StorageRefused, StorageSaturated, StorageUnreachable
+from smithers.store.notifying import Notifier
 from smithers.store.postgres.address import Address
-from smithers.store.postgres.errors import STALE_PLANS, state_of, storage_error
+from smithers.store.postgres.errors import STALE_PLANS, may_be_refused, state_of, storage_error
 from smithers.store.postgres.link import Link
 from smithers.store.postgres.migrate import migrate
-from smithers.store.postgres.notify import Notifier
+from smithers.store.postgres.notify import ListenThread
 from smithers.store.postgres.session import PostgresSession
 from smithers.store.postgres.writer import FIRST_PAUSE_S, RECONNECT_S, Writer
+from smithers.store.sharing import Registry, SharedDatabase
 from smithers.store.sql.session import Row, Session
 
 T = TypeVar("T")
@@ -48,7 +47,7 @@ SNAPSHOT_HELD_MS = 300_000
 """The same for one that only reads: it holds nobody up, but the server keeps for it what others have deleted since."""
 
 
-class Database:
+class Database(SharedDatabase[Session]):
     """One PostgreSQL database, open in this process. Made by `Database.open`; every method may be called from any thread."""
 
     dialect: Literal["postgres"] = "postgres"
@@ -62,12 +61,10 @@ class Database:
         pool: int,
         migrations: Traversable | None,
     ) -> None:
+        super().__init__()
         self.address = address
         self._busy_timeout_s = busy_timeout_s
         self._is_synced = durability == "full"
-        self._references = 1
-        self._refusal: str | None = None
-        """Why nothing works any more."""
         self._migrate(migrations)
         self._writer = Writer(self._connect_writer, address.name)
         self._idle: deque[Link] = deque()
@@ -77,7 +74,7 @@ class Database:
         for _ in range(pool):
             self._turns.put(None)
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix=f"smithers-reader {address.name}")
-        self._notifier = Notifier(address.name, self._connect)
+        self._notifier = Notifier(lambda changed: ListenThread(address.name, self._connect, changed))
 
     @staticmethod
     def open(
@@ -107,50 +104,11 @@ class Database:
                 )
                 _registry.open[address] = database
                 return database
-            database._references += 1
+            database.references += 1
             if durability == "full" and not database._is_synced:
                 database._is_synced = True
                 database._writer.write(lambda session: session.execute("SET synchronous_commit = on").fetchall())
             return database
-
-    def close(self) -> None:
-        """Give one `open` back. The last one commits what was handed in before, then closes the connections.
-
-        Must not be the last one while a query of the calling thread runs.
-        """
-        with _registry.lock:
-            if self._references == 0:
-                return
-            self._references -= 1
-            if self._references > 0:
-                return
-            _registry.open.pop(self.address, None)
-        self.shut_down()
-
-    def submit(self, job: Callable[[Session], T], resolve: Callable[[T | None, BaseException | None], None]) -> None:
-        """Hand a write job in. `resolve` is called once, after the commit, on the writer's thread.
-
-        A job runs inside a transaction that it neither ends nor begins, returns values and never rows to be read later,
-        and may be run more than once, of which one is kept. If it raises, what it wrote is undone and its own caller gets
-        the error.
-        """
-        self._writer.submit(job, resolve)
-
-    def write(self, job: Callable[[Session], T]) -> T:
-        """Run a write job; durable on return. Blocks; from an event loop use `awrite`."""
-        return self._writer.write(job)
-
-    def awrite(self, job: Callable[[Session], T]) -> Coroutine[object, object, T]:
-        """Run a write job; durable when awaited. Cancelling the wait does not cancel the job."""
-        return self._writer.awrite(job)
-
-    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback`, on a thread of ours, soon after any process has committed; returns how to end it.
-
-        Commits close together share a call. Commits of this process count too.
-        """
-        self._check_open()
-        return self._notifier.watch(callback)
 
     def read(self, query: Callable[[Session], T], *, is_single: bool = False) -> T:
         """Run `query` in one snapshot of the database, on this thread. It must return values, never rows to be read later,
@@ -188,9 +146,8 @@ class Database:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)
 
-    def _check_open(self) -> None:
-        if self._refusal is not None:
-            raise StorageError(self._refusal)
+    def _is_last_out(self) -> bool:
+        return _registry.is_last_out(self.address, self)
 
     def _read(self, query: Callable[[Session], T], *, is_single: bool) -> T:
         for attempt in range(1, READ_TRIES + 1):
@@ -243,7 +200,7 @@ class Database:
                 self._idle.pop().close()
 
     def _migrate(self, migrations: Traversable | None) -> None:
-        with self._connect() as connection:
+        with self._first_connection() as connection:
             if connection.info.server_version < OLDEST_SERVER:
                 raise StorageError(
                     f"{self.address.display} is PostgreSQL {connection.info.server_version // 10_000}; 16 or newer is needed"
@@ -252,6 +209,20 @@ class Database:
                 migrate(connection, migrations)
             except psycopg.Error as exc:
                 raise storage_error(exc) from exc
+
+    def _first_connection(self) -> psycopg.Connection[Row]:
+        """A connection, or the reason why there is none. Raises `StorageRefused` if it is no use to try again."""
+        try:
+            return self._connect()
+        except StorageUnreachable as error:
+            if not may_be_refused(error, self.address.conninfo):
+                raise
+        try:  # it may have been starting, and be there now
+            return self._connect()
+        except StorageUnreachable as error:
+            if not may_be_refused(error, self.address.conninfo):
+                raise
+            raise StorageRefused(error.summary) from error
 
     def _connect(self) -> psycopg.Connection[Row]:
         self._check_open()
@@ -283,7 +254,7 @@ class Database:
             raise
 
     def shut_down(self) -> None:
-        """Close everything, whoever else has it open: for the last `close`, and the end of the process."""
+        """See `SharedDatabase.shut_down`."""
         self._notifier.close()
         self._writer.close()  # may still have to connect
         self._refusal = "the database is closed"
@@ -291,38 +262,9 @@ class Database:
         self._close_idle()
 
     def abandon(self) -> None:
-        """Refuse everything: this is a forked child's copy, whose threads and connections are the parent's."""
+        """See `SharedDatabase.abandon`."""
         self._refusal = "the parent of this process opened this database before it forked; open it again in the child"
         self._writer.abandon(StorageUnreachable(self._refusal))
 
 
-class _Registry:
-    """The databases that this process has open."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.open: dict[Address, Database] = {}
-        self.before_fork: list[Database] = []
-        """What a parent had open. Kept, so that the child does not say good-bye on the parent's connections."""
-
-    def after_fork(self) -> None:
-        """In the child: nothing is open, and nothing of the parent's is touched."""
-        self.lock = threading.RLock()
-        self.before_fork += self.open.values()
-        self.open = {}
-        for database in self.before_fork:
-            database.abandon()
-
-    def close_all(self) -> None:
-        """At the end of the process, whoever forgot to close."""
-        with self.lock:
-            databases = list(self.open.values())
-            self.open = {}
-        for database in databases:
-            database.shut_down()
-
-
-_registry = _Registry()
-atexit.register(_registry.close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_registry.after_fork)
+_registry = Registry[Address, Database]()

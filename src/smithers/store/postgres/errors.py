@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psycopg
+from psycopg import pq
 
 from smithers.errors import StorageBusy, StorageError, StorageFull, StorageReadOnly, StorageUnreachable
 
@@ -22,6 +23,9 @@ _UNREACHABLE = ("08", "57P", "25P03")
 _FULL = frozenset({"53100"})
 _READ_ONLY = frozenset({"25006", "42501"})
 _BUSY = frozenset({LOCK_TIMEOUT, DEADLOCK, SERIALIZATION, "57014", "53300"})
+
+_NO_ROOM = ("too many clients", "too many connections", "remaining connection slots")
+"""What PostgreSQL says when all its connections are in use: that passes."""
 
 
 class ServerError(StorageError):
@@ -60,6 +64,20 @@ def state_of(error: BaseException) -> str | None:
 def lost(message: str) -> StorageUnreachable:
     """The error for a connection that has gone."""
     return StorageUnreachable(f"the connection to the database was lost: {_one_line(message)}")
+
+
+def may_be_refused(error: StorageUnreachable, conninfo: str) -> bool:
+    """Whether a server takes connections, but not this one: then it is the address that is not right.
+
+    A connection that fails has no SQLSTATE, and a server speaks the language that it was told to. So the server is asked
+    whether it takes connections at all, which it answers without letting anybody in; one that starts or ends says no.
+    """
+    cause = error.__cause__
+    if not isinstance(cause, psycopg.OperationalError) or isinstance(cause, psycopg.errors.ConnectionTimeout):
+        return False
+    if any(text in str(cause) for text in _NO_ROOM):
+        return False
+    return pq.PGconn.ping(conninfo.encode()) == pq.Ping.OK
 
 
 def storage_error(exc: BaseException) -> StorageError:

@@ -37,59 +37,7 @@ _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 5.0
 
 
-class Notifier:
-    """The callbacks of one database, and the thread that calls them while there are any."""
-
-    def __init__(self, name: str, connect: Callable[[], psycopg.Connection[Row]]) -> None:
-        self._name = name
-        self._connect = connect
-        self._lock = threading.Lock()
-        self._callbacks: tuple[Callable[[], None], ...] = ()
-        self._thread: _ListenThread | None = None
-        self._is_closed = False
-
-    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` on a thread of ours after each commit from now on; commits close together share one call.
-
-        Commits of this process count too. Returns a function that ends it and may be called twice. An exception of the
-        callback is logged. Raises `StorageError` if the server cannot be reached now.
-        """
-
-        def call() -> None:
-            callback()
-
-        with self._lock:
-            if self._is_closed:
-                raise StorageError("the database is closed")
-            if self._thread is None:
-                self._thread = _ListenThread(self._name, self._connect, self._call_all)
-                self._thread.start()
-            self._callbacks = (*self._callbacks, call)
-        return lambda: self._leave(call)
-
-    def close(self) -> None:
-        """Forget all callbacks and end the thread; nobody can watch any more."""
-        self._is_closed = True
-        self._leave(None)
-
-    def _leave(self, call: Callable[[], None] | None) -> None:
-        thread = None
-        with self._lock:
-            self._callbacks = tuple(each for each in self._callbacks if call is not None and each is not call)
-            if not self._callbacks:
-                thread, self._thread = self._thread, None
-        if thread is not None:  # outside the lock: a callback may be about to leave, too
-            thread.stop()
-
-    def _call_all(self) -> None:
-        for callback in self._callbacks:
-            try:
-                callback()
-            except Exception:
-                log.exception("a callback on a commit failed")
-
-
-class _ListenThread(threading.Thread):
+class ListenThread(threading.Thread):
     """Waits for notifications, and calls back."""
 
     def __init__(self, name: str, connect: Callable[[], psycopg.Connection[Row]], changed: Callable[[], None]) -> None:

@@ -18,6 +18,7 @@ from smithers.store.sql import statements as sql
 from smithers.store.sql.control import append_events
 from smithers.store.sql.history import Key, Past, require_frame
 from smithers.store.sql.locks import lock_run
+from smithers.store.sql.replaced import copy_up_to
 from smithers.store.sql.session import Session
 from smithers.store.sql.travel import output_tables, put_back, quoted, stop_work
 
@@ -160,6 +161,7 @@ def _copy_rows(connection: Session, new: NewFork) -> None:
     connection.execute(approvals, (new.run_id, new.parent_run_id))
     connection.execute(timers, (new.run_id, new.parent_run_id))
     connection.execute(humans, (new.run_id, new.run_id, new.parent_run_id))
+    copy_up_to(connection, new.run_id, new.parent_run_id, new.frame_no)
     for table in output_tables(connection, new.run_id):
         columns = [str(name) for (name,) in connection.execute(_COLUMNS, (table,))]
         names = ", ".join(("node_id", "iteration", *map(quoted, columns)))

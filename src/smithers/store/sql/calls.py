@@ -42,7 +42,7 @@ def write(connection: Session, entry: JournalEntry) -> None:
     is_end = isinstance(call, CallEnd)
     fence = connection.execute(_FENCE, (entry.run_id, entry.owner, entry.epoch, int(is_end))).fetchone()
     if fence is None:
-        if is_end and effects.late_end(connection, entry):
+        if isinstance(call, CallEnd) and effects.late_end(connection, entry.run_id, call, entry.now_ms):
             return
         raise _refusal(connection, entry)
     next_seq, frame = fence[0], fence[1] + 1  # the call begins, or ends, after that frame

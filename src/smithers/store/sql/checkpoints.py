@@ -148,6 +148,12 @@ def add_checkpoint(connection: Session, row: CheckpointRow) -> None:
     connection.execute(sql.ROWS["checkpoint"], (*values, row.run_id))
 
 
+def add_files(connection: Session, found: Sequence[Sequence[SqlValue]]) -> None:
+    """Note what stopped attempts have left of files, where no step tells of them; rows as the statement takes them."""
+    for row in found:
+        connection.execute(sql.ROWS["checkpoint"], tuple(row))
+
+
 def next_safety(connection: Session, run_id: str) -> int:
     """The number of the next checkpoint of a run that is made for safety."""
     found = connection.execute(

@@ -1,24 +1,23 @@
-"""What may be written for a run by somebody who does not own it: launch, claim, decisions, answers, signals, requests.
+"""Control over a run: launched, claimed, kept alive, given up, closed where nobody answered, ended as cancelled.
 
-Each is one write job; each leaves a wake-up row, by which owners and hosts notice it. Whether a request is allowed is
-judged inside the transaction, by functions that the control layer passes in.
+Each is one write job; what others have to hear of leaves a wake-up row, by which owners and hosts notice it. What is asked
+of a run by somebody who does not own it is in `requests`, what its owner writes as it goes on in `commit`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from smithers.errors import AlreadyDecided, InvalidInput, NodeNotFound, RunAlreadyExists, RunNotActive, RunNotFound
+from smithers.errors import RunAlreadyExists, RunNotFound
 from smithers.events import EventDraft
-from smithers.store.interface import TIMED_OUT, ApprovalRow, HumanRow, NewRun, RunRow, SqlValue, Step, StoredSignal
+from smithers.store.interface import TIMED_OUT, NewRun, RunRow, SqlValue, Step
 from smithers.store.sql import lineage, reads
 from smithers.store.sql import statements as sql
+from smithers.store.sql.lineage import TERMINAL
 from smithers.store.sql.locks import lock_end, lock_run
 from smithers.store.sql.session import SILENT, Session, dialect_of
-
-TERMINAL = ("finished", "failed", "cancelled", "continued")
 
 
 def launch(
@@ -162,7 +161,8 @@ WHERE run_id IN (SELECT run_id FROM _smithers_runs WHERE {_MINE} FOR NO KEY UPDA
 def release(connection: Session, run_id: str, owner: str) -> None:
     """Give a run up, so that anybody may claim it, and say so; nothing if the owner does not hold it."""
     given_up = connection.execute(
-        "UPDATE _smithers_runs SET runtime_owner_id = NULL WHERE run_id = ? AND runtime_owner_id = ? RETURNING 1",
+        "UPDATE _smithers_runs SET runtime_owner_id = NULL, heartbeat_at_ms = NULL "
+        "WHERE run_id = ? AND runtime_owner_id = ? RETURNING 1",
         (run_id, owner),
     ).fetchone()
     if given_up is not None:
@@ -208,6 +208,20 @@ def finalize_cancel(connection: Session, run_id: str, now_ms: int, fence: tuple[
     if row.status in TERMINAL or held != fence:
         return False
     frame = row.frame_no + 1  # the end is a step of its own
+    events = _close_open(connection, run_id, now_ms, frame)
+    events.append(EventDraft("RunCancelled"))
+    events.append(EventDraft("RunStatusChanged", None, None, '{"status":"cancelled"}'))
+    append_events(connection, run_id, now_ms, events)
+    connection.execute(sql.END, ("cancelled", None, 1, now_ms, 0, 0, 0, run_id))
+    connection.execute("UPDATE _smithers_runs SET frame_no = ? WHERE run_id = ?", (frame, run_id))
+    connection.execute(sql.SEEN_WAKEUPS, (run_id, 2**62))
+    connection.execute(sql.WAKE_PARENT, (run_id,))
+    _cancel_children(connection, run_id, now_ms)
+    return True
+
+
+def _close_open(connection: Session, run_id: str, now_ms: int, frame: int) -> list[EventDraft]:
+    """Close everything of a run that is open, in this frame. The events that tell of it."""
     events = list[EventDraft]()
     open_states = "('in-progress', 'waiting-approval', 'waiting-event', 'waiting-timer', 'waiting-quota')"
     for approval in reads.approvals(connection, run_id):
@@ -240,13 +254,11 @@ def finalize_cancel(connection: Session, run_id: str, now_ms: int, fence: tuple[
     )
     connection.execute("DELETE FROM _smithers_timers WHERE run_id = ?", (run_id,))
     connection.execute("DELETE FROM _smithers_queue WHERE run_id = ?", (run_id,))
-    events.append(EventDraft("RunCancelled"))
-    events.append(EventDraft("RunStatusChanged", None, None, '{"status":"cancelled"}'))
-    append_events(connection, run_id, now_ms, events)
-    connection.execute(sql.END, ("cancelled", None, 1, now_ms, 0, 0, 0, run_id))
-    connection.execute("UPDATE _smithers_runs SET frame_no = ? WHERE run_id = ?", (frame, run_id))
-    connection.execute(sql.SEEN_WAKEUPS, (run_id, 2**62))
-    connection.execute(sql.WAKE_PARENT, (run_id,))
+    return events
+
+
+def _cancel_children(connection: Session, run_id: str, now_ms: int) -> None:
+    """Ask for the runs of a cancelled run's subflows to be cancelled too; those that nobody drives are, at once."""
     children = reads.runs(connection, (), 10_000, parent=run_id)
     for child in children:
         if child.status == "continued":
@@ -263,7 +275,6 @@ def finalize_cancel(connection: Session, run_id: str, now_ms: int, fence: tuple[
             connection.execute(sql.WAKEUP, (child.run_id,))
             if asked[0] is None:
                 finalize_cancel(connection, child.run_id, now_ms, None)
-    return True
 
 
 def _int(value: object) -> int:
@@ -282,184 +293,3 @@ def append_events(connection: Session, run_id: str, now_ms: int, events: Sequenc
     for seq, event in enumerate(events, first):
         connection.execute(sql.EVENT, (run_id, seq, now_ms, row[1] + 1, *event))
     return int(first)
-
-
-def decide(
-    connection: Session,
-    run_id: str,
-    node_id: str,
-    iteration: int,
-    now_ms: int,
-    judge: Callable[[ApprovalRow], tuple[bool, str | None, str | None, str | None]],
-) -> ApprovalRow:
-    """Record a decision once.
-
-    `judge` looks at the stored request and gives (approved, note, decided_by, decision JSON), or raises.
-    Raises `RunNotFound`, `RunNotActive`, `NodeNotFound` or `AlreadyDecided`.
-    """
-    require_active(connection, run_id)
-    row = reads.approval(connection, run_id, node_id, iteration)
-    if row is None:
-        raise NodeNotFound(
-            f"run {run_id!r} has no approval for node {node_id!r} (iteration {iteration})",
-            {"runId": run_id, "nodeId": node_id, "iteration": iteration},
-        )
-    if row.status != "requested":
-        raise AlreadyDecided(
-            f"approval {node_id!r} was {row.status} before" + (f" by {row.decided_by}" if row.decided_by else ""),
-            {"runId": run_id, "nodeId": node_id, "iteration": iteration, "status": row.status},
-        )
-    approved, note, decided_by, decision = judge(row)
-    connection.execute(
-        "UPDATE _smithers_approvals SET status = ?, decided_at_ms = ?, note = ?, decided_by = ?, decision_json = ?, "
-        "decided_frame = (SELECT frame_no + 1 FROM _smithers_runs r WHERE r.run_id = _smithers_approvals.run_id) "
-        "WHERE run_id = ? AND node_id = ? AND iteration = ?",
-        ("approved" if approved else "denied", now_ms, note, decided_by, decision, run_id, node_id, iteration),
-    )
-    event = EventDraft("ApprovalGranted" if approved else "ApprovalDenied", node_id, iteration)
-    append_events(connection, run_id, now_ms, [event])
-    connection.execute(sql.WAKEUP, (run_id,))
-    decided = reads.approval(connection, run_id, node_id, iteration)
-    assert decided is not None
-    return decided
-
-
-def answer(
-    connection: Session,
-    request_id: str,
-    now_ms: int,
-    judge: Callable[[HumanRow], tuple[str, str | None]],
-) -> HumanRow:
-    """Record a person's answer. `judge` gives (response JSON, answered_by) or raises."""
-    row = reads.human_request(connection, request_id)
-    if row is None:
-        raise NodeNotFound(f"there is no request {request_id!r}", {"requestId": request_id})
-    require_active(connection, row.run_id)
-    row = reads.human_request(connection, request_id) or row  # as it is now that nobody else can answer it
-    if row.status != "pending":
-        raise AlreadyDecided(f"request {request_id!r} is {row.status}", {"requestId": request_id, "status": row.status})
-    response, by = judge(row)
-    connection.execute(
-        "UPDATE _smithers_human_requests SET status = 'answered', response_json = ?, answered_at_ms = ?, answered_by = ?, "
-        "closed_frame = (SELECT frame_no + 1 FROM _smithers_runs r WHERE r.run_id = _smithers_human_requests.run_id) "
-        "WHERE request_id = ?",
-        (response, now_ms, by, request_id),
-    )
-    append_events(connection, row.run_id, now_ms, [EventDraft("ApprovalGranted", row.node_id, row.iteration)])
-    connection.execute(sql.WAKEUP, (row.run_id,))
-    found = reads.human_request(connection, request_id)
-    assert found is not None
-    return found
-
-
-def signal(
-    connection: Session,
-    run_id: str,
-    name: str,
-    correlation_id: str | None,
-    payload_json: str,
-    now_ms: int,
-    received_by: str | None,
-    idempotency_key: str | None,
-) -> StoredSignal:
-    """Put a signal into the mailboxes of a run and of the runs of its subflows, once per idempotency key.
-
-    Raises `RunNotFound`, `RunNotActive`, or `InvalidInput` for a key that the run has had with another signal.
-    """
-    require_active(connection, run_id)
-    if idempotency_key is not None:
-        row = connection.execute(
-            "SELECT seq, signal_name, correlation_id, payload_json, received_at_ms, received_by FROM _smithers_signals "
-            "WHERE run_id = ? AND idempotency_key = ?",
-            (run_id, idempotency_key),
-        ).fetchone()
-        if row is not None:
-            found = StoredSignal(*row)
-            if (found.signal_name, found.correlation_id, found.payload_json) != (name, correlation_id, payload_json):
-                raise InvalidInput(f"idempotency key {idempotency_key!r} was used for another signal")
-            return found
-    given = (name, correlation_id, payload_json, now_ms, received_by, idempotency_key)
-    for run in lineage.descendants(connection, run_id, is_locking=True):
-        _put(connection, run.run_id, *given)
-    put = _put(connection, run_id, *given)
-    assert put is not None
-    return put
-
-
-def _put(
-    connection: Session,
-    run_id: str,
-    name: str,
-    correlation_id: str | None,
-    payload_json: str,
-    now_ms: int,
-    received_by: str | None,
-    idempotency_key: str | None,
-) -> StoredSignal | None:
-    """Put a signal into one run's mailbox; None if that has had the key before."""
-    stored = connection.execute(
-        "INSERT INTO _smithers_signals (run_id, seq, signal_name, correlation_id, payload_json, received_at_ms, "
-        "received_by, idempotency_key, frame_no) SELECT run_id, next_output_seq, ?, ?, ?, ?, ?, ?, frame_no + 1 "
-        "FROM _smithers_runs "
-        "WHERE run_id = ? ON CONFLICT DO NOTHING RETURNING seq",
-        (name, correlation_id, payload_json, now_ms, received_by, idempotency_key, run_id),
-    ).fetchone()
-    if stored is None:
-        return None
-    seq = int(stored[0])
-    connection.execute("UPDATE _smithers_runs SET next_output_seq = ? WHERE run_id = ?", (seq + 1, run_id))
-    payload = json.dumps({"signalName": name, "correlationId": correlation_id, "signalSeq": seq})
-    append_events(connection, run_id, now_ms, [EventDraft("SignalReceived", None, None, payload)])
-    connection.execute(sql.WAKEUP, (run_id,))
-    return StoredSignal(seq, name, correlation_id, payload_json, now_ms, received_by)
-
-
-def request_cancel(connection: Session, run_id: str, now_ms: int, source: str) -> RunRow:
-    """Ask for a run to be cancelled; the owner, or who claims it, does it. Raises `RunNotFound` or `RunNotActive`."""
-    row = require_active(connection, run_id)
-    connection.execute(
-        "UPDATE _smithers_runs SET cancel_requested_at_ms = coalesce(cancel_requested_at_ms, ?), "
-        "cancel_request_source = coalesce(cancel_request_source, ?) WHERE run_id = ?",
-        (now_ms, source, run_id),
-    )
-    connection.execute(sql.WAKEUP, (run_id,))
-    return row
-
-
-def request_pause(connection: Session, run_id: str, now_ms: int) -> RunRow:
-    """Ask a live run and the runs of its subflows to drain and pause; paused ones are left alone.
-
-    A parked run is paused at once, if a run below it works, and so is a parked one below. Raises `RunNotFound` or
-    `RunNotActive`.
-    """
-    lock_run(connection, run_id)
-    row = reads.run(connection, run_id)
-    if row.status == "paused":
-        return row
-    below = [] if row.status in TERMINAL else lineage.descendants(connection, run_id, is_locking=True)
-    if row.status != "running" and not (row.status not in TERMINAL and any(r.status == "running" for r in below)):
-        raise RunNotActive(run_id, row.status)
-    for run in (row, *below):
-        if run.status == "running":
-            connection.execute(
-                "UPDATE _smithers_runs SET pause_requested_at_ms = coalesce(pause_requested_at_ms, ?) WHERE run_id = ?",
-                (now_ms, run.run_id),
-            )
-            connection.execute(sql.WAKEUP, (run.run_id,))
-        elif run.status != "paused":
-            # whoever was about to go on with it has to look again
-            connection.execute(
-                "UPDATE _smithers_runs SET status = 'paused', epoch = epoch + 1 WHERE run_id = ?", (run.run_id,)
-            )
-            told = EventDraft("RunStatusChanged", None, None, '{"status":"paused"}')
-            append_events(connection, run.run_id, now_ms, [told])
-    return row
-
-
-def require_active(connection: Session, run_id: str) -> RunRow:
-    """The run, if it has not ended; it does not until the job is committed. Raises `RunNotFound` or `RunNotActive`."""
-    lock_run(connection, run_id)
-    row = reads.run(connection, run_id)
-    if row.status in TERMINAL:
-        raise RunNotActive(run_id, row.status)
-    return row

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from smithers.errors import LateToolCompletion, error_object
 from smithers.events import EventDraft, event
-from smithers.store.calls import CallEnd, JournalEntry, ToolCallRow
+from smithers.store.calls import CallEnd, ToolCallRow
 from smithers.store.sql import statements as sql
 from smithers.store.sql.control import append_events
 from smithers.store.sql.locks import lock_end, lock_run
@@ -152,15 +152,13 @@ def crossed(
     append_events(connection, run_id, now_ms, told)
 
 
-def late_end(connection: Session, entry: JournalEntry) -> bool:
+def late_end(connection: Session, run_id: str, end: CallEnd, now_ms: int) -> bool:
     """Note the end of a call whose run has gone on without it, if time travel has passed it by. Whether it has.
 
     If its effect counts as reverted, that is not so any more: the run is failed with `LateToolCompletion`, unless it has
     ended, so that nobody builds upon it.
     """
-    end = entry.call
-    assert isinstance(end, CallEnd)
-    lock_end(connection, entry.run_id)
+    lock_end(connection, run_id)
     given = (end.status, end.finished_at_ms, end.output_json, end.error_json, end.call_token)
     # a row in its place counts only if somebody has begun to revert it; without that the call's owner was merely lost
     row = connection.execute(_LATE_LIVE, (*given, 0)).fetchone()
@@ -187,7 +185,7 @@ def late_end(connection: Session, entry: JournalEntry) -> bool:
     error = LateToolCompletion(
         f"{tool_name} of {node_id!r} ended after its effect was reverted, so the effect may stand; "
         "undo it by hand before you go on with the run",
-        {"runId": entry.run_id, "effect": effect},
+        {"runId": run_id, "effect": effect},
     )
     stored = error_object(error, with_stack=False)
     told = [
@@ -200,11 +198,11 @@ def late_end(connection: Session, entry: JournalEntry) -> bool:
             archivedByOp=op,
         )
     ]
-    lock_end(connection, entry.run_id)
-    failed = connection.execute(_FAIL, (to_json(stored).decode(), entry.now_ms, entry.run_id)).fetchone()
+    lock_end(connection, run_id)
+    failed = connection.execute(_FAIL, (to_json(stored).decode(), now_ms, run_id)).fetchone()
     if failed is not None:
         told += [event("RunFailed", error=stored), event("RunStatusChanged", status="failed")]
-        connection.execute(sql.WAKE_PARENT, (entry.run_id,))
-        connection.execute(sql.WAKEUP, (entry.run_id,))
-    append_events(connection, entry.run_id, entry.now_ms, told)
+        connection.execute(sql.WAKE_PARENT, (run_id,))
+        connection.execute(sql.WAKEUP, (run_id,))
+    append_events(connection, run_id, now_ms, told)
     return True

@@ -31,6 +31,7 @@ _TABLES: Final = (
     "branches",
     "rewind_leases",
     "tool_calls",
+    "replaced_rows",
     "runs",
 )
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from smithers.events import EventRow
 from smithers.store.sql import reads, wakeups
+from smithers.store.sql.lineage import TERMINAL
 from smithers.store.sql.session import Session
 
 _EVENT = ", ".join(EventRow._fields)
@@ -16,7 +17,6 @@ SELECT run_id, next_seq, finished_at_ms FROM _smithers_runs WHERE finished_at_ms
 AND coalesce(runtime_owner_id, '') NOT LIKE 'mirror:%' ORDER BY finished_at_ms DESC LIMIT ?
 """
 """A run that had ended before has been claimed since, so its epoch is not the first; most runs have no other."""
-_TERMINAL = frozenset({"finished", "failed", "cancelled", "continued"})
 
 
 class Head(NamedTuple):
@@ -99,7 +99,7 @@ def growth(
         (since_ms, limit),
     )
     for run_id, next_seq, status, created_ms in rows:
-        heads[str(run_id)] = Head(int(next_seq), status in _TERMINAL)
+        heads[str(run_id)] = Head(int(next_seq), status in TERMINAL)
         newest = max(newest, int(created_ms))
     newest_end = ended_since_ms or 0
     if ended_since_ms is not None:
@@ -151,7 +151,7 @@ def last_event(connection: Session, run_id: str, types: tuple[str, ...]) -> Even
 
 def _head(connection: Session, run_id: str) -> Head | None:
     row = connection.execute("SELECT next_seq, status FROM _smithers_runs WHERE run_id = ?", (run_id,)).fetchone()
-    return None if row is None else Head(int(row[0]), row[1] in _TERMINAL)
+    return None if row is None else Head(int(row[0]), row[1] in TERMINAL)
 
 
 def _first_since(connection: Session, run_id: str, moment_ms: int) -> int:

@@ -26,6 +26,7 @@ from smithers.store.sql.past import STATE_OF as STATE_OF
 from smithers.store.sql.past import Key as Key
 from smithers.store.sql.past import Past as Past
 from smithers.store.sql.past import live_spans as live_spans
+from smithers.store.sql.replaced import OUTPUT, replaced_since
 from smithers.store.sql.session import Session
 
 _EVENT: Final = ", ".join(EventRow._fields)
@@ -129,8 +130,26 @@ def events_between(
     return found
 
 
-def output_rows(connection: Session, run_id: str, table: str) -> dict[Key, dict[str, object]]:
-    """A run's rows in an author's table as they are now, by node, without the columns that every table has."""
+def outputs_at(
+    connection: Session, run_id: str, frame_no: int, nodes: Iterable[NodeRow]
+) -> dict[Key, tuple[str, dict[str, object]]]:
+    """The output rows that nodes had right after a frame, by node: table, and the fields without the columns that every
+    table has. `nodes` are the nodes as they were then."""
+    had = {(n.node_id, n.iteration): n.output_table for n in nodes if n.output_table and n.output_seq is not None}
+    found: dict[Key, tuple[str, dict[str, object]]] = {}
+    for table in sorted({table for table in had.values() if table}):
+        rows = _output_rows(connection, run_id, table)
+        found |= {key: (table, row) for key, row in rows.items() if had.get(key) == table}
+    for was in replaced_since(connection, run_id, frame_no):
+        if was.kind == OUTPUT and was.output_table is not None and was.key in had:
+            kinds = reads.column_kinds(connection, was.output_table)
+            row = {name: _decoded(value, kinds.get(name, "text")) for name, value in was.values.items()}
+            found[was.key] = (was.output_table, row)
+    return found
+
+
+def _output_rows(connection: Session, run_id: str, table: str) -> dict[Key, dict[str, object]]:
+    """A run's rows in an author's table as they are now, by node."""
     kinds = reads.column_kinds(connection, table)
     names = ", ".join('"' + name.replace('"', '""') + '"' for name in kinds)
     rows = connection.execute(
@@ -147,4 +166,6 @@ def _decoded(value: object, kind: str) -> object:
         return None
     if kind == "boolean":
         return bool(value)
+    if kind == "number-int" and isinstance(value, str):  # beyond 64 bits
+        return int(value.strip('"'))
     return from_json(value) if kind == "json" and isinstance(value, (str, bytes)) else value

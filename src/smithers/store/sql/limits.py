@@ -15,13 +15,19 @@ OF_WORKFLOW: Final = "workflow:"
 
 
 class Limit(NamedTuple):
-    """A limit as it is stored; None does not hold anything back. A rate has both its numbers or neither."""
+    """A limit as it is stored; None does not hold anything back, a `concurrency` of 0 everything. A rate has both its numbers
+    or neither."""
 
     name: str
     concurrency: int | None
     rate_count: int | None
     rate_period_ms: int | None
     arrival_ms: float = 0.0
+
+    @property
+    def is_pause(self) -> bool:
+        """Whether nothing starts until somebody changes the limit."""
+        return self.concurrency == 0
 
     def opens_at(self, now_ms: float) -> float:
         """The moment from which the rate lets another run start."""
@@ -43,6 +49,14 @@ def limits(connection: Session) -> dict[str, Limit]:
     """All limits by name."""
     rows = connection.execute(f"SELECT {_FIELDS} FROM _smithers_queue_limits ORDER BY name")
     return {str(row[0]): Limit(*row) for row in rows}
+
+
+def is_limited(connection: Session, queue: str, workflow: str) -> bool:
+    """Whether a run of this queue and workflow may have to wait for a limit."""
+    rows = connection.execute(
+        "SELECT 1 FROM _smithers_queue_limits WHERE name IN (?, ?) LIMIT 1", (queue, OF_WORKFLOW + workflow)
+    )
+    return bool(rows.fetchall())
 
 
 def put(connection: Session, limit: Limit, now_ms: int) -> None:

@@ -29,6 +29,26 @@ def changed_at(connection: Session, run_id: str) -> int | None:
     return None if row is None else int(row[0])
 
 
+class Change(NamedTuple):
+    """A change of a run's history: `frame_no` is where a rewind has taken it back to, None for nodes that are done again."""
+
+    type: str
+    timestamp_ms: int
+    frame_no: int | None
+    node_id: str | None
+
+
+def unresumed_change(connection: Session, run_id: str) -> Change | None:
+    """What has made a run that nobody drives be as it is, if its history was changed and nobody has taken it up since."""
+    row = connection.execute(
+        "SELECT e.type, e.timestamp_ms, j.to_frame, e.node_id FROM _smithers_events e LEFT JOIN _smithers_jumps j "
+        "ON j.run_id = e.run_id AND j.seq = e.seq WHERE e.run_id = ? AND e.type IN "
+        "('RunStarted', 'TimeTravelJumped', 'RetryTaskFinished', 'TimeTravelFinished') ORDER BY e.seq DESC LIMIT 1",
+        (run_id,),
+    ).fetchone()
+    return None if row is None or row[0] == "RunStarted" else Change(*row)
+
+
 def failed_nodes(connection: Session, run_id: str, limit: int) -> list[tuple[NodeRow, str | None]]:
     """The nodes of a run that have failed, the latest first, each with the error of its last attempt."""
     columns = ", ".join(f"n.{name}" for name in NodeRow._fields)

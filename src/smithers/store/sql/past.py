@@ -2,15 +2,15 @@
 
 A frame's state is what its commit left; what others wrote for the run afterwards belongs to the next frame. Rows that have
 not changed since are taken as they are. Of a node that has, the log's last event up to then tells what it was, unless it
-had not begun yet: then it was pending. After a rewind the numbers of frames go on from where it went back to, so events of
-what was left behind are skipped (`live_spans`).
+had not begun yet: then it was pending. What it had come to before it was done again is in `replaced.py`. After a rewind
+the numbers of frames go on from where it went back to, so events of what was left behind are skipped (`live_spans`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cached_property
-from typing import Final
+from collections.abc import Callable, Iterable
+from functools import cached_property, partial
+from typing import Any, Final, cast
 
 from pydantic_core import from_json, to_json
 
@@ -27,6 +27,7 @@ from smithers.store.interface import (
     TimerRow,
 )
 from smithers.store.sql import reads
+from smithers.store.sql.replaced import APPROVAL, ATTEMPT, HUMAN, OUTPUT, Replaced, attempts_before, replaced_since
 from smithers.store.sql.session import Session
 
 Key = tuple[str, int]
@@ -53,6 +54,9 @@ _FIRST_SCAN: Final = 256
 _LONGEST_SCAN: Final = 65_536
 _FEW: Final = 100
 _FEW_FRAMES: Final = 8
+
+_node_row: Final = cast("Callable[[Iterable[object]], NodeRow]", partial(tuple.__new__, NodeRow))  # pyright: ignore[reportUnknownMemberType]
+"""A row that a statement gave whole, as `NodeRow._make` has it, but without a call of Python's for each."""
 
 _UNCHANGED: Final = f"""
 SELECT {", ".join(NodeRow._fields)} FROM _smithers_nodes WHERE run_id = ? AND frame_no <= ? AND created_frame <= ?
@@ -138,16 +142,14 @@ class Past:
     def nodes(self) -> list[NodeRow]:
         """All nodes, in no particular order."""
         n, run_id = self.frame_no, self.run_id
-        found = list(map(NodeRow._make, self._connection.execute(_UNCHANGED, (run_id, n, n))))
+        found = list(map(_node_row, self._connection.execute(_UNCHANGED, (run_id, n, n))))
         moments = self.mounted
         if len(moments) <= _FEW_FRAMES:  # a statement that gives whole rows is faster than making them here
             for created, moment in moments.items():
-                found += map(
-                    NodeRow._make, self._connection.execute(_NOT_BEGUN, (moment, run_id, created, created, n, n))
-                )
+                found += map(_node_row, self._connection.execute(_NOT_BEGUN, (moment, run_id, created, created, n, n)))
         else:
             first, last = min(moments), max(moments)
-            rows = map(NodeRow._make, self._connection.execute(_NOT_BEGUN, (0, run_id, first, last, n, n)))
+            rows = map(_node_row, self._connection.execute(_NOT_BEGUN, (0, run_id, first, last, n, n)))
             found += [row._replace(updated_at_ms=moments[row.frame_no]) for row in rows]
         return [*found, *self.changed()]
 
@@ -168,8 +170,16 @@ class Past:
             state = "pending" if told is None else STATE_OF[told.type]
             moment, frame_no = (0, created) if told is None else (told.timestamp_ms, told.frame_no)
             attempt = attempts.get((node_id, iteration))
-            found.append(NodeRow(node_id, iteration, state, attempt, moment, frame_no, None, table, label, loop))
+            was = self.replaced.get((OUTPUT, node_id, iteration))
+            seq = None if was is None else was.output_seq
+            found.append(NodeRow(node_id, iteration, state, attempt, moment, frame_no, seq, table, label, loop))
         return found
+
+    @cached_property
+    def replaced(self) -> dict[tuple[str, str, int], Replaced]:
+        """What stood then and was replaced since, by kind and node."""
+        rows = replaced_since(self._connection, self.run_id, self.frame_no)
+        return {(row.kind, row.node_id, row.iteration): row for row in rows}
 
     @cached_property
     def _changed_rows(self) -> list[tuple[str, int, int, str | None, str | None, str | None]]:
@@ -213,7 +223,10 @@ class Past:
                 for key in keys
                 for row in self._connection.execute(one, (self.run_id, self.frame_no, *key)).fetchall()
             ]
-        return {(str(node_id), int(iteration)): int(number) for node_id, iteration, number in rows}
+        found = {(str(node_id), int(iteration)): int(number) for node_id, iteration, number in rows}
+        for was in (*self._left, *self._again):
+            found[was.key] = max(int(was.values["attempt"] or 0), found.get(was.key, 0))
+        return found
 
     # ── what belongs to nodes ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -232,6 +245,16 @@ class Past:
                 for key in keys
                 for row in self._connection.execute(one, (self.run_id, self.frame_no, *key)).fetchall()
             ]
+        if self._again or self._left:
+            names = (*AttemptRow._fields, "finished_frame", "heartbeat_frame")
+            wanted = None if keys is None else set(keys)
+            left = {row[:3]: row for row in (was.columns(self.run_id, names) for was in self._left)}
+            stood = {row[:3]: row for row in (was.columns(self.run_id, names) for was in self._again)}
+            rows = [
+                row
+                for row in (left | {row[:3]: row for row in rows} | stood).values()
+                if wanted is None or row[:2] in wanted
+            ]
         return [self._attempt(AttemptRow(*row[:-2]), row[-2], row[-1]) for row in rows]
 
     def _attempt(self, row: AttemptRow, finished: int | None, beaten: int | None) -> AttemptRow:
@@ -243,10 +266,12 @@ class Past:
         if told is None and finished is None:
             return row
         state = STATE_OF[told.type] if told is not None else "in-progress"
+        if state not in _OPEN:  # what is left of an attempt whose number a wait takes again, now that it is done again
+            return row
         if finished is None:
-            return row._replace(state=state if state in _OPEN else row.state)
+            return row._replace(state=state)
         return row._replace(
-            state=state if state in _OPEN else "in-progress",
+            state=state,
             finished_at_ms=None,
             error_json=None,
             response_text=None,
@@ -285,11 +310,11 @@ class Past:
         """The approvals, oldest first; one that was decided later is open."""
         rows = self._connection.execute(
             f"SELECT {', '.join(ApprovalRow._fields)}, decided_frame FROM _smithers_approvals "
-            "WHERE run_id = ? AND frame_no <= ? ORDER BY requested_at_ms, node_id, iteration",
+            "WHERE run_id = ? AND frame_no <= ?",
             (self.run_id, self.frame_no),
         )
         found: list[ApprovalRow] = []
-        for *columns, decided in rows:
+        for *columns, decided in [*rows, *self._requests(APPROVAL, (*ApprovalRow._fields, "decided_frame"))]:
             row = ApprovalRow(*columns)
             if decided is not None and decided > self.frame_no:
                 row = row._replace(
@@ -301,22 +326,36 @@ class Past:
                     auto_approved=0,
                 )
             found.append(row)
-        return found
+        return sorted(found, key=lambda row: (row.requested_at_ms, row.node_id, row.iteration))
 
     def humans(self) -> list[HumanRow]:
         """The requests to people, oldest first; one that was answered or closed later is open."""
         rows = self._connection.execute(
             f"SELECT {', '.join(HumanRow._fields)}, closed_frame FROM _smithers_human_requests "
-            "WHERE run_id = ? AND frame_no <= ? ORDER BY requested_at_ms, request_id",
+            "WHERE run_id = ? AND frame_no <= ?",
             (self.run_id, self.frame_no),
         )
         found: list[HumanRow] = []
-        for *columns, closed in rows:
+        for *columns, closed in [*rows, *self._requests(HUMAN, (*HumanRow._fields, "closed_frame"))]:
             row = HumanRow(*columns)
             if closed is not None and closed > self.frame_no:
                 row = row._replace(status="pending", response_json=None, answered_at_ms=None, answered_by=None)
             found.append(row)
-        return found
+        return sorted(found, key=lambda row: (row.requested_at_ms, row.request_id))
+
+    @cached_property
+    def _again(self) -> list[Replaced]:
+        """Attempts that stood then and whose numbers may have been given again since."""
+        return [row for (kind, *_), row in self.replaced.items() if kind == ATTEMPT]
+
+    @cached_property
+    def _left(self) -> list[Replaced]:
+        """Attempts from before their nodes were done again, by then."""
+        return attempts_before(self._connection, self.run_id, self.frame_no)
+
+    def _requests(self, kind: str, names: tuple[str, ...]) -> list[tuple[Any, ...]]:
+        """Requests of one kind that stood then and were replaced since, with their columns in this order."""
+        return [row.columns(self.run_id, names) for (of, *_), row in self.replaced.items() if of == kind]
 
     def signals(self) -> list[StoredSignal]:
         """The signals that had arrived, in order."""

@@ -9,7 +9,7 @@ one of them can drive it is the claim's business, as ever.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from heapq import merge
 from typing import Final, NamedTuple
 
@@ -67,11 +67,13 @@ class Taken:
     Attributes:
         runs: in the order in which they are to be started.
         is_held: runs were left because of a limit.
+        is_paused: runs were left that nothing but a change of a limit lets start.
         opens_at_ms: the earliest moment at which a rate lets one of those start; None if none does by itself.
     """
 
     runs: list[Waiting] = field(default_factory=list[Waiting])
     is_held: bool = False
+    is_paused: bool = False
     opens_at_ms: float | None = None
 
 
@@ -83,7 +85,7 @@ def is_queued(run: RunRow) -> bool:
 def enqueue(connection: Session, run: NewRun, limit: int | None, priority: int = 0) -> tuple[str, bool]:
     """Store a run that waits for room; as `control.launch`. Raises `QuotaExceeded` where `limit` runs do so already;
     there may be a few more, where several processes store at once."""
-    stored = control.launch(connection, replace(run, owner=None, status=STATUS, events=_EVENTS))
+    stored = control.launch(connection, run._replace(owner=None, status=STATUS, events=_EVENTS))
     if stored[1]:
         if limit is not None and (waiting := count(connection)) >= limit:
             raise QuotaExceeded(f"{waiting} runs wait for room already: try again later", {"limit": limit})
@@ -113,6 +115,10 @@ class Lane(NamedTuple):
     workflow: str
     runs: int
 
+    def is_paused(self, held: Mapping[str, Limit]) -> bool:
+        """Whether none of them starts, because of a limit of the queue or the workflow."""
+        return any(name in held and held[name].is_pause for name in (self.queue, OF_WORKFLOW + self.workflow))
+
 
 def lanes(connection: Session) -> list[Lane]:
     """All lanes, by queue and workflow. Counts every run that waits."""
@@ -120,6 +126,16 @@ def lanes(connection: Session) -> list[Lane]:
         "SELECT queue, workflow, count(*) FROM _smithers_queue GROUP BY queue, workflow ORDER BY queue, workflow"
     )
     return [Lane(*row) for row in rows]
+
+
+def lane_of(connection: Session, run_id: str) -> Lane | None:
+    """Where a run waits, with how many wait there; None if it does not."""
+    rows = connection.execute(
+        "SELECT queue, workflow, (SELECT count(*) FROM _smithers_queue o WHERE o.lane = q.lane) FROM _smithers_queue q "
+        "WHERE run_id = ?",
+        (run_id,),
+    ).fetchall()
+    return Lane(*rows[0]) if rows else None
 
 
 def take(
@@ -145,12 +161,18 @@ def take(
         lock_name(connection, "queue starts")  # or two hosts would both use the last free place
         held = limits(connection)
     lanes: list[list[Waiting]] = []
+    is_paused = False
     order = sorted((str(row[0]) for row in connection.execute(_LANES).fetchall()), key=lambda x: last_turns.get(x, -1))
     for lane in order:
         queue, _, workflow = lane.partition(_SEPARATOR)
-        if serves(workflow, queue):
+        if not serves(workflow, queue):
+            continue
+        if Lane(queue, workflow, 0).is_paused(held):
+            is_paused = True
+        else:
             lanes.append([w for w in _first(connection, lane, now_ms, room + passed_over) if is_wanted(w.run_id)])
     picked = _pick(connection, _in_turn(lanes), held, now_ms, room)
+    picked.is_paused = is_paused
     if picked.runs:
         marks = ", ".join("?" for _ in picked.runs)
         connection.execute(

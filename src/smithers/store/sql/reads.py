@@ -196,14 +196,9 @@ def approval(connection: Session, run_id: str, node_id: str, iteration: int) -> 
 
 def approvals(connection: Session, run_id: str | None = None, *, only_open: bool = True) -> list[ApprovalRow]:
     """Approvals, oldest first; of one run if given."""
-    where, parameters = list[str](), list[SqlValue]()
-    if run_id is not None:
-        where.append("run_id = ?")
-        parameters.append(run_id)
-    if only_open:
-        where.append("status = 'requested'")
-    text = f"SELECT {_APPROVAL} FROM _smithers_approvals" + (" WHERE " + " AND ".join(where) if where else "")
-    rows = connection.execute(text + " ORDER BY requested_at_ms, run_id, node_id, iteration", parameters)
+    where, parameters = _asked_of(run_id, "requested" if only_open else None)
+    text = f"SELECT {_APPROVAL} FROM _smithers_approvals{where} ORDER BY requested_at_ms, run_id, node_id, iteration"
+    rows = connection.execute(text, parameters)
     return [ApprovalRow(*row) for row in rows]
 
 
@@ -228,15 +223,17 @@ def human_request(connection: Session, request_id: str) -> HumanRow | None:
 
 def human_requests(connection: Session, run_id: str | None = None, *, only_open: bool = True) -> list[HumanRow]:
     """Requests to people, oldest first; of one run if given."""
-    where, parameters = list[str](), list[SqlValue]()
-    if run_id is not None:
-        where.append("run_id = ?")
-        parameters.append(run_id)
-    if only_open:
-        where.append("status = 'pending'")
-    text = f"SELECT {_HUMAN} FROM _smithers_human_requests" + (" WHERE " + " AND ".join(where) if where else "")
-    rows = connection.execute(text + " ORDER BY requested_at_ms, request_id", parameters)
-    return [HumanRow(*row) for row in rows]
+    where, parameters = _asked_of(run_id, "pending" if only_open else None)
+    text = f"SELECT {_HUMAN} FROM _smithers_human_requests{where} ORDER BY requested_at_ms, request_id"
+    return [HumanRow(*row) for row in connection.execute(text, parameters)]
+
+
+def _asked_of(run_id: str | None, status: str | None) -> tuple[str, list[SqlValue]]:
+    """What people are asked: of one run or of all, in one status or any. A condition, and what its mark stands for."""
+    where = [] if run_id is None else ["run_id = ?"]
+    if status is not None:
+        where.append(f"status = '{status}'")  # spelled out, as in the partial indexes of what is open
+    return " WHERE " + " AND ".join(where) if where else "", [] if run_id is None else [run_id]
 
 
 def signals(connection: Session, run_id: str, after: int = -1) -> list[StoredSignal]:

@@ -1,6 +1,7 @@
 """Resets: nodes of a run are done again, in one transaction. What was built upon them is done again too; the rest stays.
 
-Their output rows, requests and timers go; their attempts stay, as a record, and do not count against their retries.
+Their output rows and requests go beside (`replaced.py`), so that older frames are told as they were, and their timers go;
+their attempts stay, as a record, and do not count against their retries.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from smithers.store.sql import statements as sql
 from smithers.store.sql.control import append_events
 from smithers.store.sql.history import Key, Past
 from smithers.store.sql.locks import lock_run
+from smithers.store.sql.replaced import Replacement, take_away
 from smithers.store.sql.session import Session
-from smithers.store.sql.travel import BACK, OF_NODE, archive_calls, let_go, quoted, remove, require_hold
+from smithers.store.sql.travel import BACK, OF_NODE, archive_calls, let_go, remove, require_hold
 
 Operation = Literal["retry-task", "timetravel"]
 
@@ -176,10 +178,8 @@ def clear(
     for key in keys:
         place = (run_id, *key)
         node = node_of(connection, run_id, key)
-        if node.output_table is not None:
-            connection.execute(f"DELETE FROM {quoted(node.output_table)} WHERE {OF_NODE}", place)
-        for table in ("_smithers_approvals", "_smithers_human_requests", "_smithers_timers"):
-            connection.execute(f"DELETE FROM {table} WHERE {OF_NODE}", place)
+        take_away(connection, run_id, node, Replacement(frame, op_id, now_ms))
+        connection.execute(f"DELETE FROM _smithers_timers WHERE {OF_NODE}", place)
         archive_calls(connection, OF_NODE, place, op_id, reason, now_ms)
         for each in family.of_nodes(connection, run_id, (key,)):
             remove(connection, each.run_id, op_id=op_id, reason=reason, now_ms=now_ms)

@@ -1,4 +1,4 @@
-"""SqlStore: the `Store` over a database of either dialect. Wires the commit path, control writes and reads together."""
+"""SqlStore: a database of runs, of either dialect. Wires the commit path, control, requests and reads together."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from smithers.store.interface import (
     Step,
     StoredSignal,
 )
-from smithers.store.sql import calls, control, reads
+from smithers.store.sql import calls, control, reads, requests
 from smithers.store.sql.commit import write_step
 from smithers.store.sql.session import Database, Dialect, Session
 from smithers.store.sql.tables import ensure_table, select_sql
@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 
 class SqlStore:
-    """A store in one database, of either kind. Open it with `smithers.store.open_store`."""
+    """A database of runs. Open it with `smithers.store.open_store`. All methods raise `StorageError` when the database
+    refuses."""
 
     def __init__(self, database: Database, path: str) -> None:
         self._database = database
@@ -67,7 +68,7 @@ class SqlStore:
         self._known_tables.update(missing)
 
     async def launch(self, run: NewRun) -> tuple[str, bool]:
-        """See `Store.launch`."""
+        """Store a new run; see `control.launch`. Returns its id and whether it is new. Raises `RunAlreadyExists`."""
         return await self.awrite(lambda c: control.launch(c, run))
 
     async def claim(
@@ -81,21 +82,26 @@ class SqlStore:
         keeps_pause: bool = True,
         resumed_by_json: str | None = None,
     ) -> RunRow | None:
-        """See `Store.claim`."""
+        """Take a run over from the state that was read with `expect_epoch`; see `control.claim`. The run as it is then, these
+        events in its log; or None if somebody was faster.
+
+        With `resumed_by_json`, who has asked for that is recorded, and requests to take the run over are forgotten.
+        """
         return await self.awrite(
             lambda c: control.claim(c, run_id, owner, now_ms, expect_epoch, events, keeps_pause, resumed_by_json)
         )
 
     async def commit(self, step: Step) -> Committed:
-        """See `Store.commit`."""
+        """Write a step. Raises `LeaseLost`, `CancelRequested`, `NewWakeup` or `LaunchedBefore` when it may not be written."""
         return await self.awrite(lambda c: write_step(c, step))
 
     async def journal(self, entry: JournalEntry) -> None:
-        """See `Store.journal`."""
+        """Write an entry about a tool call; durable on return. Raises `LeaseLost`, or `CancelRequested` for a beginning."""
         await self.awrite(lambda c: calls.write(c, entry))
 
     def journal_soon(self, entry: JournalEntry, resolve: Callable[[BaseException | None], None]) -> None:
-        """See `Store.journal_soon`."""
+        """Have an entry written, after what was handed in before and before what is handed in later. `resolve` is told how
+        it went, on another thread."""
         self._database.submit(lambda c: calls.write(c, entry), lambda _done, error: resolve(error))
 
     async def finalize_cancel(self, run_id: str, now_ms: int, fence: tuple[str, int] | None) -> bool:
@@ -111,7 +117,7 @@ class SqlStore:
         await self.awrite(lambda c: control.release(c, run_id, owner))
 
     async def heartbeat(self, owner: str, now_ms: int) -> set[str]:
-        """See `Store.heartbeat`."""
+        """Mark all runs of an owner as alive. Returns their ids."""
         return await self.awrite(lambda c: control.heartbeat(c, owner, now_ms))
 
     async def decide(
@@ -122,14 +128,14 @@ class SqlStore:
         now_ms: int,
         judge: Callable[[ApprovalRow], tuple[bool, str | None, str | None, str | None]],
     ) -> ApprovalRow:
-        """Record a decision once; see `control.decide`."""
-        return await self.awrite(lambda c: control.decide(c, run_id, node_id, iteration, now_ms, judge))
+        """Record a decision once; see `requests.decide`."""
+        return await self.awrite(lambda c: requests.decide(c, run_id, node_id, iteration, now_ms, judge))
 
     async def answer(
         self, request_id: str, now_ms: int, judge: Callable[[HumanRow], tuple[str, str | None]]
     ) -> HumanRow:
-        """Record a person's answer; see `control.answer`."""
-        return await self.awrite(lambda c: control.answer(c, request_id, now_ms, judge))
+        """Record a person's answer; see `requests.answer`."""
+        return await self.awrite(lambda c: requests.answer(c, request_id, now_ms, judge))
 
     async def signal(
         self,
@@ -141,26 +147,26 @@ class SqlStore:
         received_by: str | None,
         idempotency_key: str | None,
     ) -> StoredSignal:
-        """Put a signal into a run's mailbox; see `control.signal`."""
+        """Put a signal into a run's mailbox; see `requests.signal`."""
         return await self.awrite(
-            lambda c: control.signal(
+            lambda c: requests.signal(
                 c, run_id, name, correlation_id, payload_json, now_ms, received_by, idempotency_key
             )
         )
 
     async def request_cancel(self, run_id: str, now_ms: int, source: str) -> RunRow:
-        """Ask for a cancellation; see `control.request_cancel`."""
-        return await self.awrite(lambda c: control.request_cancel(c, run_id, now_ms, source))
+        """Ask for a cancellation; see `requests.request_cancel`."""
+        return await self.awrite(lambda c: requests.request_cancel(c, run_id, now_ms, source))
 
     async def request_pause(self, run_id: str, now_ms: int) -> RunRow:
-        """Ask for a pause; see `control.request_pause`."""
-        return await self.awrite(lambda c: control.request_pause(c, run_id, now_ms))
+        """Ask for a pause; see `requests.request_pause`."""
+        return await self.awrite(lambda c: requests.request_pause(c, run_id, now_ms))
 
     async def load(self, run_id: str, tables: Sequence[TableDef]) -> LoadedRun:
-        """See `Store.load`."""
+        """Read everything that is needed to go on. Raises `RunNotFound`."""
         selects = [(table, f"{select_sql(table)} WHERE run_id = ?") for table in tables]
         return await self.aread(lambda c: reads.load(c, run_id, selects))
 
     async def inbox(self, run_id: str, after_signal: int) -> Inbox:
-        """See `Store.inbox`."""
+        """Read what others have written for a run."""
         return await self.aread(lambda c: reads.inbox(c, run_id, after_signal))

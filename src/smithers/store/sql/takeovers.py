@@ -10,6 +10,7 @@ from smithers.errors import RunNotActive
 from smithers.events import event
 from smithers.jsons import object_of, text_of
 from smithers.store.sql import control, reads
+from smithers.store.sql.lineage import TERMINAL
 from smithers.store.sql.locks import lock_run
 from smithers.store.sql.session import Session
 
@@ -52,7 +53,7 @@ def request_hijack(connection: Session, run_id: str, now_ms: int, target: str | 
     left no session to go on with."""
     lock_run(connection, run_id)
     row = reads.run(connection, run_id)
-    if row.status in control.TERMINAL and not sessions(connection, run_id):
+    if row.status in TERMINAL and not sessions(connection, run_id):
         raise RunNotActive(run_id, row.status)
     connection.execute(
         "UPDATE _smithers_run_specs SET hijack_requested_at_ms = ?, hijack_target = ? WHERE run_id = ?",

@@ -22,6 +22,7 @@ from smithers.store.sql.checkpoints import forget_after, forget_run
 from smithers.store.sql.control import append_events
 from smithers.store.sql.history import Past, require_frame
 from smithers.store.sql.locks import lock_run
+from smithers.store.sql.replaced import put_back as put_replaced_back
 from smithers.store.sql.session import Session
 
 REWOUND: Final = "rewound"
@@ -167,6 +168,7 @@ def put_back(connection: Session, run_id: str, frame_no: int, *, op_id: str, rea
     changed, cut = past.changed(), past.last_seq
     attempts = past.attempts([(node.node_id, node.iteration) for node in changed])
     timers = [timer for timer in past.timers() if (timer.node_id, timer.iteration) in past.told]
+    replaced = list(past.replaced.values())
     waiting = [(node.node_id, node.iteration) for node in changed if node.state == "waiting-approval"]
     mounted = past.mounted
     tables = output_tables(connection, run_id)
@@ -178,6 +180,7 @@ def put_back(connection: Session, run_id: str, frame_no: int, *, op_id: str, rea
         (run_id, frame_no),
     )
     _put_nodes_back(connection, run_id, frame_no, changed, mounted)
+    put_replaced_back(connection, run_id, frame_no, replaced)
     for table in tables:
         connection.execute(_DROP_OUTPUTS.format(table=quoted(table)), (run_id,))
     for statement in _LATER:
@@ -225,12 +228,13 @@ def _put_nodes_back(
         )
     for node in changed:
         state = node.state
-        if state == "finished" and node.output_table is not None:
-            state = "pending"  # it was done again later, and its old row is gone
+        if state == "finished" and node.output_table is not None and node.output_seq is None:
+            state = "pending"  # a version that did not keep old rows has done it again later
+        was = (state, node.last_attempt, node.updated_at_ms, node.frame_no, node.output_seq)
         connection.execute(
-            "UPDATE _smithers_nodes SET state = ?, last_attempt = ?, updated_at_ms = ?, frame_no = ?, output_seq = NULL "
+            "UPDATE _smithers_nodes SET state = ?, last_attempt = ?, updated_at_ms = ?, frame_no = ?, output_seq = ? "
             f"WHERE {OF_NODE}",
-            (state, node.last_attempt, node.updated_at_ms, node.frame_no, run_id, node.node_id, node.iteration),
+            (*was, run_id, node.node_id, node.iteration),
         )
 
 

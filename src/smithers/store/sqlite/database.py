@@ -7,14 +7,12 @@ read-only connections, each in one snapshot; `notify.py` tells of commits. Nothi
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import os
 import queue
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -23,8 +21,10 @@ from typing import Literal, TypeVar
 import apsw
 
 from smithers.errors import StorageBusy, StorageError, StoreNotFound
+from smithers.store.notifying import Notifier
+from smithers.store.sharing import Registry, SharedDatabase
 from smithers.store.sqlite.migrate import migrate
-from smithers.store.sqlite.notify import Notifier
+from smithers.store.sqlite.notify import WatchThread
 from smithers.store.sqlite.writer import Writer, storage_error
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ _JOURNAL_LIMIT = 64 * 1024 * 1024
 _FORK_ADVICE = "SQLite's locks do not survive that: start the process with 'spawn', or close the database first"
 
 
-class Database:
+class Database(SharedDatabase[apsw.Connection]):
     """One SQLite file, open in this process. Made by `Database.open`; every method may be called from any thread."""
 
     dialect: Literal["sqlite"] = "sqlite"
@@ -65,20 +65,19 @@ class Database:
             if isinstance(exc, apsw.Error):
                 raise _named(path, exc, errno) from exc
             raise
+        super().__init__()
         self.path = path
         self._file = (stat.st_dev, stat.st_ino)
         self._busy_timeout_s = busy_timeout_s
-        self._references = 1
-        self._refusal: str | None = None
-        """Why nothing works any more."""
-        self._writer = Writer(connection, path.name, is_synced=durability == "full")
+        self._writer = writer = Writer(connection, path.name, is_synced=durability == "full")
+        self._require_sync = writer.require_sync
         self._idle: deque[apsw.Connection] = deque()
         self._turns: queue.SimpleQueue[None] = queue.SimpleQueue()
         """One entry for each reader that may begin now; a semaphore would do, but is several times as slow."""
         for _ in range(MAX_READERS):
             self._turns.put(None)
         self._readers = ThreadPoolExecutor(READ_THREADS, thread_name_prefix=f"smithers-reader {path.name}")
-        self._notifier = Notifier(path, self._connect_reader)
+        self._notifier = Notifier(lambda changed: WatchThread(path, self._connect_reader(), changed))
 
     @staticmethod
     def open(
@@ -104,7 +103,7 @@ class Database:
         with _registry.lock:
             if not create and not real.exists():
                 raise StoreNotFound(f"there is no database at {real}", {"path": str(real)})
-            if real in _registry.before_fork:
+            if any(path == real for path, _ in _registry.before_fork):
                 raise StorageError(
                     f"the parent of this process opened {real} before it forked; {_FORK_ADVICE}", {"path": str(real)}
                 )
@@ -113,49 +112,10 @@ class Database:
                 _registry.open[real] = database
                 return database
             database._check_same_file()
-            database._references += 1
+            database.references += 1
             if durability == "full":
-                database._writer.require_sync()
+                database._require_sync()
             return database
-
-    def close(self) -> None:
-        """Give one `open` back. The last one commits what was handed in before, then closes the file.
-
-        Must not be the last one while a query of the calling thread runs.
-        """
-        with _registry.lock:
-            if self._references == 0:
-                return
-            self._references -= 1
-            if self._references > 0:
-                return
-            _registry.open.pop(self.path, None)
-        self.shut_down()
-
-    def submit(
-        self, job: Callable[[apsw.Connection], T], resolve: Callable[[T | None, BaseException | None], None]
-    ) -> None:
-        """Hand a write job in. `resolve` is called once, after the commit, on the writer's thread.
-
-        A job runs inside a transaction that it neither ends nor begins, returns values and never a cursor, and always
-        runs once it was handed in. If it raises, what it wrote is undone and its own caller gets the error.
-        """
-        self._writer.submit(job, resolve)
-
-    def write(self, job: Callable[[apsw.Connection], T]) -> T:
-        """Run a write job; durable on return. Blocks; from an event loop use `awrite`."""
-        return self._writer.write(job)
-
-    def awrite(self, job: Callable[[apsw.Connection], T]) -> Coroutine[object, object, T]:
-        """Run a write job; durable when awaited. Cancelling the wait does not cancel the job."""
-        return self._writer.awrite(job)
-
-    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback`, on a thread of ours, soon after any process has committed; returns how to end it.
-
-        Commits close together share a call. Commits of this process count too.
-        """
-        return self._notifier.watch(callback)
 
     def read(self, query: Callable[[apsw.Connection], T], *, is_single: bool = False) -> T:
         """Run `query` in one snapshot of the database, on this thread. It must return values, never a cursor.
@@ -185,9 +145,8 @@ class Database:
             raise StorageError(self._refusal or "the database is closed") from exc
         return await reading
 
-    def _check_open(self) -> None:
-        if self._refusal is not None:
-            raise StorageError(self._refusal)
+    def _is_last_out(self) -> bool:
+        return _registry.is_last_out(self.path, self)
 
     def _borrow(self) -> apsw.Connection:
         self._check_open()
@@ -233,7 +192,7 @@ class Database:
             )
 
     def shut_down(self) -> None:
-        """Close everything, whoever else has it open: for the last `close`, and the end of the process."""
+        """See `SharedDatabase.shut_down`."""
         self._refusal = "the database is closed"
         self._notifier.close()
         self._readers.shutdown(wait=True)
@@ -241,41 +200,12 @@ class Database:
         self._writer.close()  # last, so that SQLite can tidy the WAL away, which a reader cannot
 
     def abandon(self) -> None:
-        """Refuse everything: this is a forked child's copy, whose threads and locks are the parent's."""
+        """See `SharedDatabase.abandon`."""
         self._refusal = f"the parent of this process opened {self.path} before it forked; {_FORK_ADVICE}"
         self._writer.abandon(StorageError(self._refusal))
 
 
-class _Registry:
-    """The databases that this process has open."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.open: dict[Path, Database] = {}
-        self.before_fork: dict[Path, Database] = {}
-        """What a parent had open. Kept, because SQLite must not be told to close a connection in a forked child."""
-
-    def after_fork(self) -> None:
-        """In the child: nothing is open, and nothing of the parent's is touched."""
-        self.lock = threading.RLock()
-        self.before_fork |= self.open
-        self.open = {}
-        for database in self.before_fork.values():
-            database.abandon()
-
-    def close_all(self) -> None:
-        """At the end of the process, whoever forgot to close."""
-        with self.lock:
-            databases = list(self.open.values())
-            self.open = {}
-        for database in databases:
-            database.shut_down()
-
-
-_registry = _Registry()
-atexit.register(_registry.close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_registry.after_fork)
+_registry = Registry[Path, Database]()
 
 
 def _connect_writer(path: Path, durability: Literal["full", "normal"], busy_timeout_s: float) -> apsw.Connection:

@@ -23,8 +23,6 @@ from pathlib import Path
 
 import apsw
 
-from smithers.errors import StorageError
-
 log = logging.getLogger(__name__)
 
 FIRST_LOOK_S = 0.001
@@ -47,59 +45,7 @@ _IN_NONBLOCK = 0o4000
 _IN_CLOEXEC = 0o2000000
 
 
-class Notifier:
-    """The callbacks of one database, and the thread that calls them while there are any."""
-
-    def __init__(self, path: Path, connect: Callable[[], apsw.Connection]) -> None:
-        self._path = path
-        self._connect = connect
-        self._lock = threading.Lock()
-        self._callbacks: tuple[Callable[[], None], ...] = ()
-        self._thread: _WatchThread | None = None
-        self._is_closed = False
-
-    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call `callback` on a thread of ours after each commit from now on; commits close together share one call.
-
-        Commits of this process count too. Returns a function that ends it and may be called twice. An exception of the
-        callback is logged.
-        """
-
-        def call() -> None:
-            callback()
-
-        with self._lock:
-            if self._is_closed:
-                raise StorageError("the database is closed")
-            if self._thread is None:
-                self._thread = _WatchThread(self._path, self._connect(), self._call_all)
-                self._thread.start()
-            self._callbacks = (*self._callbacks, call)
-        return lambda: self._leave(call)
-
-    def close(self) -> None:
-        """Forget all callbacks and end the thread; nobody can watch any more."""
-        self._is_closed = True
-        self._leave(None)
-
-    def _leave(self, call: Callable[[], None] | None) -> None:
-        thread = None
-        with self._lock:
-            self._callbacks = tuple(each for each in self._callbacks if call is not None and each is not call)
-            if not self._callbacks:
-                thread, self._thread = self._thread, None
-        if thread is not None:  # outside the lock: a callback may be about to leave, too
-            thread.stop()
-
-    def _call_all(self) -> None:
-        for callback in self._callbacks:
-            try:
-                callback()
-            except Exception:
-                log.exception("a callback on a commit failed")
-
-
-class _WatchThread(threading.Thread):
+class WatchThread(threading.Thread):
     """Compares the database's version with the last one seen, whenever there may be a new one."""
 
     def __init__(self, path: Path, connection: apsw.Connection, changed: Callable[[], None]) -> None:

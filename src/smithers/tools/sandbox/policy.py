@@ -77,12 +77,14 @@ class Policy:
     Attributes:
         root: real path of the folder that it may write below.
         is_writable: False shows the root folder read-only.
+        readable: real paths of folders beside it that may be read.
         unlisted: a private folder that mounts allow to write to and Landlock does not: the probe's.
     """
 
     root: Path
     allow_network: bool = False
     is_writable: bool = True
+    readable: tuple[Path, ...] = ()
     bounds: Bounds = field(default_factory=Bounds)
     unlisted: str | None = None
 
@@ -106,6 +108,8 @@ class Policy:
         if self.unlisted is not None:
             yield Mount("tmpfs", self.unlisted, size)
         yield Mount("read", INNER_PLACE, str(INNER))
+        for folder in self.readable:
+            yield Mount("read", str(folder), str(folder))
         yield Mount("write" if self.is_writable else "read", str(self.root), str(self.root))
         # Root's processes own /proc/sys even where they have no capability, and writing there reaches the whole machine.
         yield Mount("seal", "/proc")

@@ -178,7 +178,7 @@ def test_changes_are_followed_also_in_a_folder_that_is_made_later(
         for step in steps:
             changed.clear()
             await asyncio.to_thread(step)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await changed.wait()
         assert auth.verify(DIGEST, NOW).token_id == "t"
         following.cancel()
