@@ -59,6 +59,7 @@ from smithers.store import database_name
 from smithers.store.interface import RunRow
 from smithers.store.sql import wakeups
 from smithers.store.sql.crons import TARGET
+from smithers.vcs import git
 
 if TYPE_CHECKING:
     from smithers.observability.telemetry import Telemetry
@@ -82,6 +83,7 @@ class House:
         self._entries = entries
         self._settings = settings
         self._metrics = Metrics(is_gateway=True)
+        git.time_commands(self._metrics.timed)
         self._meter = Meter(self._metrics)
         self._idle: IdleMonitor | None = None
         self._telemetry: Telemetry | None = None

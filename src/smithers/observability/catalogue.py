@@ -107,6 +107,7 @@ HISTOGRAMS: Final[dict[str, tuple[tuple[str, ...], tuple[float, ...]]]] = {
     "scheduler.wait_duration_ms": ((), DURATION),
     "db.query_ms": ((), FAST),
     "db.transaction_ms": ((), FAST),
+    "vcs.duration_ms": ((), FAST),
     "prompt.size_bytes": ((), SIZE),
     "response.size_bytes": ((), SIZE),
     "node.duration_ms": ((), DURATION),

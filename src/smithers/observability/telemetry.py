@@ -24,6 +24,7 @@ from smithers.observability.shipping import Line, Shipper
 from smithers.observability.spans import Span
 from smithers.settings import Settings
 from smithers.store.sql import pages
+from smithers.vcs import git
 
 if TYPE_CHECKING:
     from smithers.engine.hub import Hub
@@ -188,6 +189,7 @@ class Observation:
         if telemetry is not None or shown is not None:
             listeners.append(self._metrics.track_event)
             store.time(self._metrics.timed)
+            git.time_commands(self._metrics.timed)
         self._feed = EventFeed(store, hub, *listeners)
 
     async def close(self) -> None:

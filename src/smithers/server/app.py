@@ -23,12 +23,14 @@ from smithers.server.options import ServerOptions
 from smithers.server.people import PeopleRoutes
 from smithers.server.runs import RunRoutes
 from smithers.server.webhooks import WebhookRoutes
+from smithers.vcs import git
 
 
 @asynccontextmanager
 async def open_app(options: ServerOptions) -> AsyncGenerator[HttpApp]:
     """The app with everything behind it, in this event loop; closed at the end. Raises `StorageError`."""
     metrics = Metrics()
+    git.time_commands(metrics.timed)
 
     def opened(place: Place) -> None:
         EventFeed(place.store, place.hub, metrics.track_event, log_event)

@@ -15,10 +15,12 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, NamedTuple
+from weakref import WeakMethod
 
 from smithers.errors import VcsError, VcsNotFound
 from smithers.settings import environment_with
@@ -60,6 +62,27 @@ _KEPT_KEYS: Final = frozenset(
 )
 """How files and what is stored of them belong together; harmless, and wrong to leave out."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9]{1,16}")
+
+
+_timed: Final[list[WeakMethod[Callable[[str, float], None]]]] = []
+
+
+def time_commands(told: Callable[[str, float], None]) -> None:
+    """From now on tell how long each git command of this process takes: `vcs.duration_ms`, and the milliseconds.
+
+    Args:
+        told: a method, called in whichever thread; forgotten with its object.
+    """
+    _timed.append(WeakMethod(told))
+
+
+def _tell_time(milliseconds: float) -> None:
+    for each in list(_timed):
+        told = each()
+        if told is not None:
+            told("vcs.duration_ms", milliseconds)
+        elif each in _timed:
+            _timed.remove(each)
 
 
 class Finished(NamedTuple):
@@ -260,6 +283,7 @@ def _environment(**values: str) -> dict[str, str]:
 def _run(
     argv: Sequence[str], environment: Mapping[str, str], cwd: Path, data: bytes | None, limit: int | None = None
 ) -> Finished:
+    began = time.perf_counter()
     try:
         with (
             tempfile.TemporaryFile() as problems,
@@ -296,6 +320,8 @@ def _run(
         raise VcsNotFound("git is not installed here; install it, or work without diffs and checkpoints") from error
     except OSError as error:
         raise VcsError(f"git could not be run: {error}") from error
+    finally:
+        _tell_time((time.perf_counter() - began) * 1000)
 
 
 def _exchange(process: subprocess.Popen[bytes], data: bytes | None, limit: int | None) -> tuple[bytes, int]:

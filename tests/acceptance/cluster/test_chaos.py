@@ -4,7 +4,7 @@ Workers are killed, or stand still for longer than their leases, or have their c
 or ended and started again; connections are cut; the database is restarted, in order or by a crash. Meanwhile runs of all
 shapes are launched through either gateway, and streamed and decided through the other one.
 
-`SMITHERS_CLUSTER_RUNS` is the number of runs, 80 by default and 5000 for the large trial, which takes some minutes;
+`SMITHERS_CLUSTER_RUNS` is the number of runs, 80 by default and 5000 for the large trial, which takes a quarter of an hour;
 `SMITHERS_CLUSTER_SEED` repeats the order of the faults of an earlier trial, whose seed the message of its failure names.
 """
 
@@ -21,6 +21,7 @@ from tests.acceptance.cluster.faults import Faults
 from tests.acceptance.cluster.flows import SHAPES
 from tests.acceptance.cluster.support import (
     MANY,
+    RUNS,
     SHORT_LEASE_MS,
     Cluster,
     Told,
@@ -39,7 +40,6 @@ from smithers.store.sql import reads
 from smithers.store.sql.session import Session
 from smithers.store.sql.store import SqlStore
 
-RUNS = int(os.environ.get("SMITHERS_CLUSTER_RUNS", "80"))
 SEED = int(os.environ.get("SMITHERS_CLUSTER_SEED", random.randrange(1_000_000)))
 RUNS_PER_S = 8.0
 STARTED_BY_A_GATEWAY = 8
@@ -125,6 +125,7 @@ def _left(session: Session) -> list[RunRow]:
 
 
 @pytest.mark.anyio
+@pytest.mark.timeout(300 + RUNS)
 async def test_every_run_finishes_exactly_once_per_task_and_is_told_of_completely_whatever_goes_wrong(
     server: PostgresServer, database: str, tmp_path: Path
 ) -> None:

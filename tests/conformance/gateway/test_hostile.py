@@ -360,9 +360,18 @@ def filled(value: Any, world: World) -> Any:
 
 
 def survived(name: str, answer: httpx2.Response) -> None:
-    assert answer.status_code < 500 or (name in LATER_NAMES and answer.status_code == 501), (name, answer.text[:500])
+    if answer.status_code >= 500:
+        error: object = answer.json()["error"]
+        code = cast("dict[str, object]", error)["code"] if isinstance(error, dict) else error
+        assert is_typed(name, str(code)), (name, answer.text[:500])
 
 
+def is_typed(name: str, code: str) -> bool:
+    """Whether the contract has this as a 5xx: what is not built, or a difference of files of which nothing was stored."""
+    return (code == "NotAvailable" and name in LATER_NAMES) or (code == "VcsError" and name in DIFF_NAMES)
+
+
+DIFF_NAMES = {name for key in ("getNodeDiff", "getRunDiff") for name in METHODS[key].names}
 LATER_NAMES = {name for key in LATER for name in METHODS[key].names}
 
 
@@ -385,7 +394,7 @@ def test_any_call_over_a_socket_is_answered_and_leaves_it_open(
 ) -> None:
     name, params = request
     answer = world.house.call(name, transport="socket", text=json.dumps(filled(params, world)))
-    assert answer.status < 500 or answer.code == "NotAvailable", (name, params, answer.frame)
+    assert answer.status < 500 or is_typed(name, str(answer.code)), (name, params, answer.frame)
 
 
 @random_requests

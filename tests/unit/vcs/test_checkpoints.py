@@ -414,3 +414,22 @@ def test_the_store_of_a_jj_workspace_is_used_without_jj(tmp_path: Path) -> None:
     (top / "f").write_text("2\n")
     restore(top, target, take(top, "b"))
     assert (top / "f").read_text() == "1\n"
+
+
+def test_who_wants_to_know_is_told_how_long_each_git_command_takes_until_it_is_gone(repo: Repo) -> None:
+    told: list[tuple[str, float]] = []
+
+    class Meter:
+        def note(self, name: str, milliseconds: float) -> None:
+            told.append((name, milliseconds))
+
+    meter = Meter()
+    git.time_commands(meter.note)
+    take(repo.top)
+    assert told
+    assert {name for name, _ in told} == {"vcs.duration_ms"}
+    assert all(milliseconds > 0 for _, milliseconds in told)
+    del meter
+    told.clear()
+    take(repo.top, "other")
+    assert not told
