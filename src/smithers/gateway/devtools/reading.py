@@ -19,6 +19,7 @@ from smithers.graph.frames import decode_frame, frame_ops
 from smithers.graph.tree import TreeNode
 from smithers.records import dataclass
 from smithers.store.interface import RunRow
+from smithers.store.pause import collection_paused
 from smithers.store.sql import devtools, reads
 from smithers.store.sql.session import Session
 
@@ -71,8 +72,9 @@ def take(connection: Session, run_id: str, frame_no: int | None, now_ms: int) ->
 
 def snapshot(connection: Session, run_id: str, frame_no: int | None, now_ms: int) -> str:
     """What `getDevToolsSnapshot` answers. Raises as `take`."""
-    taken = take(connection, run_id, frame_no, now_ms)
-    return taken.live.snapshot(taken.state)
+    with collection_paused():
+        taken = take(connection, run_id, frame_no, now_ms)
+        return taken.live.snapshot(taken.state)
 
 
 def news(connection: Session, run_id: str, at: tuple[int, str], keys: Collection[Key], now_ms: int) -> News:

@@ -26,6 +26,7 @@ from smithers.store.interface import (
     StoredSignal,
     TimerRow,
 )
+from smithers.store.pause import collection_paused
 from smithers.store.sql import reads
 from smithers.store.sql.replaced import APPROVAL, ATTEMPT, HUMAN, OUTPUT, Replaced, attempts_before, replaced_since
 from smithers.store.sql.session import Session
@@ -141,6 +142,10 @@ class Past:
 
     def nodes(self) -> list[NodeRow]:
         """All nodes, in no particular order."""
+        with collection_paused():
+            return self._nodes()
+
+    def _nodes(self) -> list[NodeRow]:
         n, run_id = self.frame_no, self.run_id
         found = list(map(_node_row, self._connection.execute(_UNCHANGED, (run_id, n, n))))
         moments = self.mounted
