@@ -78,7 +78,10 @@ class Trial:
         if follows:
             self.follows[run_id] = asyncio.create_task(streamed(other, run_id))
         if shape == "signal":
-            await insist(lambda: other.submit_signal(run_id, signal_name="word", payload={"text": "go"}))
+            await insist(
+                lambda: other.submit_signal(run_id, signal_name="word", payload={"text": "go"}),
+                done=("RUN_NOT_ACTIVE",),  # an earlier try, whose answer was lost
+            )
 
     async def decide(self) -> None:
         """Approve what is asked for, through the gateway that the run was not launched at; until cancelled."""
