@@ -169,7 +169,7 @@ async def _tell(control: Control, out: Output, run_id: str, told: str, fields: d
         out.line(f"process {owner} drives the run and goes on with it")
         return
     db, top = db_flag(control.store.path), await _waiting_top(control, row)
-    out.line(f"no process drives the run now; a waiting `up --wait` or `supervise` goes on by itself, or:\n"
+    out.line(f"no process drives the run now; a `worker`, a `supervise` or a waiting `up --wait` goes on by itself, or:\n"
              f"  smithers resume {shlex.quote(printable(top))}{db}")  # fmt: skip
 
 
