@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from pydantic_core import from_json
 
@@ -96,6 +97,9 @@ def _bounded(found: Sequence[Blocker]) -> tuple[tuple[Blocker, ...], int]:
     return tuple(kept), len(found) - len(kept)
 
 
+_OF_OTHERS: Final = ("ready", "failed", "decided")
+"""What is said of a whole run, and says nothing about one of its nodes."""
+
 # ── nodes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -110,27 +114,57 @@ def of_node(c: reads.Session, run_id: str, node_id: str, iteration: int | None, 
         raise NodeNotFound(f"run {run_id!r} has no node {node_id!r}{at}", {"runId": run_id, "nodeId": node_id})
     node = nodes.get(key)
     everything = run_blockers(c, run, now)
-    own = [b for b in everything if b.run_id == run_id and (b.node_id, b.iteration) == key]
     state = "pending" if node is None else node.state
-    if state == "failed" and not own:
-        own = [b for b in ended(c, run) if b.node_id == node_id] or _failed(c, run_id, key)
-    if state in ("pending", "cancelled") and not own and run.status in TERMINAL:
-        own = ended(c, run)
-    elif state in ("pending", "cancelled") and not own:
-        own = _held_up(c, run, tree, nodes, key, everything)
-    child = next((text_of((b.details or {}).get("childRunId")) for b in own if b.kind == "child"), None)
-    own += [b for b in everything if child is not None and (b.run_id == child or b.run_id.startswith(f"{child}:"))]
-    own += [b for b in everything if b.node_id is None and b.run_id == run_id and state not in ("finished", "skipped")
-            and b not in own and b.kind not in ("ready", "failed", "decided")]  # fmt: skip
-    if node is None or state == "pending":
-        since = None if node is None else node.updated_at_ms
-    else:
-        since = next((b.since_ms for b in own if b.since_ms is not None), node.updated_at_ms)
+    own = _own(c, run, tree, nodes, key, everything)
+    own += _of_child(own, everything)
+    if state not in ("finished", "skipped"):
+        own += [
+            b
+            for b in everything
+            if b.node_id is None and b.run_id == run_id and b not in own and b.kind not in _OF_OTHERS
+        ]
     shown, more = _bounded(own)
     return Diagnosis(
-        run=run, state=state, node=node, node_id=key[0], iteration=key[1], since_ms=since, blockers=shown, more=more,
-        now_ms=now,
+        run=run, state=state, node=node, node_id=key[0], iteration=key[1], since_ms=_since(node, own), blockers=shown,
+        more=more, now_ms=now,
     )  # fmt: skip
+
+
+def _own(
+    c: reads.Session,
+    run: RunRow,
+    tree: TreeNode | None,
+    nodes: Mapping[Key, NodeRow],
+    key: Key,
+    everything: Sequence[Blocker],
+) -> list[Blocker]:
+    """What a node itself waits for or has come to grief of."""
+    own = [b for b in everything if b.run_id == run.run_id and (b.node_id, b.iteration) == key]
+    if own:
+        return own
+    state = nodes[key].state if key in nodes else "pending"
+    if state == "failed":
+        return [b for b in ended(c, run) if b.node_id == key[0]] or _failed(c, run.run_id, key)
+    if state in ("pending", "cancelled"):
+        return ended(c, run) if run.status in TERMINAL else _held_up(c, run, tree, nodes, key, everything)
+    return []
+
+
+def _of_child(own: Sequence[Blocker], everything: Sequence[Blocker]) -> list[Blocker]:
+    """What the run waits for that a node waits for."""
+    child = next((text_of((b.details or {}).get("childRunId")) for b in own if b.kind == "child"), None)
+    if child is None:
+        return []
+    return [b for b in everything if b.run_id == child or b.run_id.startswith(f"{child}:")]
+
+
+def _since(node: NodeRow | None, own: Sequence[Blocker]) -> int | None:
+    """Since when a node is where it is."""
+    if node is None:
+        return None
+    if node.state == "pending":
+        return node.updated_at_ms
+    return next((b.since_ms for b in own if b.since_ms is not None), node.updated_at_ms)
 
 
 def _newest_tree(rows: Iterable[FrameRow]) -> TreeNode | None:
