@@ -346,7 +346,7 @@ CASES = (
         "parked-postgres",
         "a launch to its end by a worker, with n waiting runs",
         {"smithers": "cluster:parked_postgres"},
-        (Figure("p50_ms", "p50 ms"),),
+        (Figure("p50_ms", "p50 ms"), Figure("rss_mb", "MB of the worker's memory")),
         (1_000, 100_000),
         {},
         Figure("p50_ms", "largest by smallest n", at_most(1.5, "×")),

@@ -59,8 +59,8 @@ def postgres() -> Generator[str]:
 
 
 @contextmanager
-def working(db: str, count: int, folder: Path) -> Generator[None]:
-    """So many workers, ready."""
+def working(db: str, count: int, folder: Path) -> Generator[list[int]]:
+    """So many workers, ready; their process ids."""
     command = [sys.executable, "-m", "smithers", "worker", str(ONE_TASK), "--concurrency", "64", "--db", db]
     processes = [subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     try:
@@ -68,7 +68,7 @@ def working(db: str, count: int, folder: Path) -> Generator[None]:
             assert process.stdout is not None
             assert "working for" in process.stdout.readline()
             threading.Thread(target=process.stdout.read, daemon=True).start()  # or its pipe fills up
-        yield
+        yield [process.pid for process in processes]
     finally:
         for process in processes:
             process.terminate()
@@ -224,8 +224,7 @@ def parked_postgres(n: int, scratch: Path) -> dict[str, float]:
         store = open_store(db)
         try:
             _fill(store, n, "waiting-approval")
-            before = resident_bytes()
-            with working(db, 1, scratch):
+            with working(db, 1, scratch) as pids:
                 asyncio.run(_launch(store, 50))
                 _await_all(store, 50)
                 late: list[float] = []
@@ -234,6 +233,7 @@ def parked_postgres(n: int, scratch: Path) -> dict[str, float]:
                     asyncio.run(_launch(store, 1))
                     _await_all(store, 51 + index)
                     late.append((time.perf_counter() - began) * 1e3)
-            return {"p50_ms": median(late), "own_mb": (resident_bytes() - before) / MEGABYTE}
+                rss = resident_bytes(pids[0])
+            return {"p50_ms": median(late), "rss_mb": rss / MEGABYTE}
         finally:
             store.close()

@@ -41,13 +41,14 @@ class Meter:
         return {"cpu_ms": self.cpu_s / tasks * 1e3, "wall_ms": self.wall_s / tasks * 1e3}
 
 
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM, after a garbage collection (Linux)."""
-    gc.collect()
-    for line in Path("/proc/self/status").read_text().splitlines():
+def resident_bytes(pid: int | None = None) -> int:
+    """Memory of a process that is in RAM (Linux); of this one by default, after a garbage collection."""
+    if pid is None:
+        gc.collect()
+    for line in Path(f"/proc/{'self' if pid is None else pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * KIBIBYTE
-    raise OSError("/proc/self/status has no VmRSS")
+    raise OSError("the process has no VmRSS")
 
 
 def kib_per_task(database: Path, tasks: int) -> float:
