@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from smithers.engine.hub import Hub, Subscription, step_rows
+from smithers.engine.hub import Hub, Subscription
 from smithers.errors import SmithersError
 from smithers.events import EventRow
 from smithers.store.sql import pages, reads
@@ -84,19 +84,22 @@ class StreamHub(Hub):
         self._young: dict[str, list[EventRow]] = {}
         """The whole log of runs that were launched here lately and have gone on here since: whoever follows a run that he
         has just started gets it from memory."""
+        self.on_step.append(self._keep)
 
-    def publish(self, run_id: str, step: Step, first_seq: int) -> None:
-        """A step was committed."""
-        super().publish(run_id, step, first_seq)
-        if step.launch is not None:
-            self._young[run_id] = step_rows(step, first_seq)[1]
+    def _keep(self, run_id: str, step: Step, first_seq: int, rows: list[EventRow]) -> None:
+        """A step was committed here."""
+        log = [] if step.launch is not None else self._young.pop(run_id, None)
+        if log is None or step.status is not None:  # it has ended, or waits: others may go on with it
+            return
+        if first_seq == len(log) and first_seq + len(rows) <= MAX_YOUNG_EVENTS:
+            self._young[run_id] = log + rows
             if len(self._young) > MAX_YOUNG:
                 del self._young[next(iter(self._young))]
-        elif (log := self._young.get(run_id)) is not None:
-            if step.status is None and first_seq == len(log) and first_seq + len(step.events) <= MAX_YOUNG_EVENTS:
-                log += step_rows(step, first_seq)[1]
-            else:
-                del self._young[run_id]
+
+    def let_go(self, run_id: str) -> None:
+        """This process drives a run no longer. If it was taken over, whoever reads it must look what others write."""
+        if run_id in self._young:
+            self.wake(run_id)
 
     @property
     def young(self) -> frozenset[str]:

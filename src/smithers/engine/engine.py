@@ -205,6 +205,8 @@ class Engine(Keeper):
                 handle.result.exception()  # whoever waits gets it; nobody has to
             if not isinstance(error, Exception):
                 raise
+        finally:
+            self.hub.let_go(driver.state.run_id)
 
     async def _successor(self, run_id: str, before: Driver) -> Driver:
         workflow = before.state.workflow

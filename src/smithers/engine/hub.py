@@ -76,6 +76,9 @@ class Hub:
         for tell in self.on_touch:
             tell(run_id)
 
+    def let_go(self, run_id: str) -> None:
+        """This process drives a run no longer, whether it has ended or was taken over."""
+
     @property
     def has_subscribers(self) -> bool:
         """Whether anybody reads here."""

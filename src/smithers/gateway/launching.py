@@ -235,10 +235,8 @@ class LaunchDesk:
         def reasons(c: reads.Session) -> bool:
             return limits.is_limited(c, DEFAULT_QUEUE, workflow) or not (is_known_empty or queue.count(c) == 0)
 
-        if (
-            is_known_empty and place.store.dialect == "sqlite"
-        ):  # takes less time than a thread would need to get its turn
-            is_held = place.store.read(reasons, is_single=True)
+        if is_known_empty and place.store.dialect == "sqlite":
+            is_held = place.store.read(reasons, is_single=True)  # takes less time than a thread needs to get its turn
         else:
             is_held = await place.store.aread(reasons)
         if is_held:

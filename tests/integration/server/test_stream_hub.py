@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.integration.gateway.socket_support import FakeRun
+from tests.integration.gateway.socket_support import STARTED, FakeRun
 from tests.integration.gateway.test_feed import WRITES, open_place
 
 from smithers.control import streams as streams_module
 from smithers.control.hosting import Place
 from smithers.control.streams import RunStream
 from smithers.errors import RunNotFound
+from smithers.events import EventDraft
+from smithers.store.interface import NewRun, StatusChange, Step
 
 operations = st.lists(
     st.tuples(st.sampled_from((*WRITES, "read", "read", "follow", "follow from", "wake", "turn")), st.integers(0, 6)),
@@ -152,6 +154,37 @@ def test_what_nobody_reads_is_not_kept_beyond_a_bound(tmp_path: Path, monkeypatc
                 seqs += [row.seq for row in rows]
             assert seqs == list(range(runs[4].next_seq()))
             slow.close()
+
+    asyncio.run(use())
+
+
+def test_a_run_that_ends_with_its_first_step_is_followed_to_its_end(tmp_path: Path) -> None:
+    async def use() -> None:
+        async with open_place(tmp_path / "s.db") as place:
+            new = NewRun("run", "flow", None, None, "{}", "{}", "owner", 1, events=STARTED)
+            step = Step("run", "owner", 1, 1, 1, launch=new, status=StatusChange("finished", is_terminal=True))
+            step.events.append(EventDraft("RunFinished"))
+            done = await place.store.commit(step)
+            place.hub.publish("run", step, done.first_seq)
+            reader = Seen(place, -1)
+            reader.read()
+            assert (reader.seqs, reader.is_over) == ([0, 1, 2], True)
+
+    asyncio.run(use())
+
+
+def test_a_run_that_was_taken_over_is_read_from_the_database_from_then_on(tmp_path: Path) -> None:
+    async def use() -> None:
+        async with open_place(tmp_path / "s.db") as place:
+            run = FakeRun(place, "run")
+            await run.launch()
+            early = Seen(place, -1)
+            early.read()
+            await run.finish(is_here=False)  # by who has taken it over; nothing is written after that
+            place.hub.let_go("run")
+            for reader in (early, Seen(place, -1)):
+                reader.read()
+                assert (reader.seqs, reader.is_over) == ([0, 1, 2, 3], True)
 
     asyncio.run(use())
 
