@@ -178,14 +178,26 @@ CASES = (
         Figure("cpu_s", "CPU s to the first new task"),
         prepare="engine:prepare_resume",
     ),
-    _alone(
+    Case(
         "travel-frames",
-        "state at a frame of a chain",
-        "travel:frames",
+        "state of all tasks at a frame of a chain",
+        {"smithers": "travel:frames", "raw": "travel:raw_frames"},
+        (
+            Figure("early_ms", "ms, frame 10", at_most(20, "ms")),
+            Figure("late_ms", "ms, frame 10,000", at_most(20, "ms")),
+        ),
+        (10_000,),
+        {"smithers": "travel:prepare", "raw": "travel:prepare"},
+    ),
+    _alone(
+        "travel-shown",
+        "a frame of a loop, shown",
+        "travel:shown",
         10_000,
         Figure("early_ms", "ms, frame 10", at_most(20, "ms")),
+        Figure("middle_ms", "ms, frame 5,000", at_most(20, "ms")),
         Figure("late_ms", "ms, frame 10,000", at_most(20, "ms")),
-        prepare="travel:prepare",
+        prepare="travel:prepare_loop",
     ),
     _alone(
         "travel-changes",

@@ -15,6 +15,7 @@ import apsw
 
 from smithers import start_server
 from smithers.store import open_store
+from smithers.store.sql.session import Session
 
 DATABASE = "smithers.db"
 
@@ -32,7 +33,8 @@ class Commits:
         store.write(self._listen)
         store.close()
 
-    def _listen(self, connection: apsw.Connection) -> None:
+    def _listen(self, connection: Session) -> None:
+        assert isinstance(connection, apsw.Connection)
         connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, self._ended)
 
     def _ended(self, statement: dict[str, object]) -> None:

@@ -19,6 +19,7 @@ from benchmarks.meter import Meter, kib_per_task, rounds_of
 from smithers import close_engines
 from smithers.engine.run import shared_engine
 from smithers.store.interface import SqlValue
+from smithers.store.sql.session import Session
 from smithers.store.sqlite.database import STATEMENT_CACHE, WAL_PAGES
 
 Row: TypeAlias = tuple[SqlValue, ...]
@@ -40,7 +41,8 @@ def _record(name: str, scratch: Path, work: Callable[[Path], Awaitable[None]]) -
             statements.append((sql, row or ()))
             return True
 
-        def begin_tape(connection: apsw.Connection) -> None:
+        def begin_tape(connection: Session) -> None:
+            assert isinstance(connection, apsw.Connection)
             connection.exec_trace = trace  # type: ignore[assignment]  # the store binds tuples only
 
         store = shared_engine(str(database)).store

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -244,7 +245,7 @@ def api_page() -> str:
 def errors_page() -> str:
     """Each code with the classes that carry it."""
     by_code = _class_codes()
-    for code in {code for tree in trees() for code in _literal_codes(tree)}:
+    for code in set(_literal_codes()):
         by_code.setdefault(code, [])
     parts = ["# Errors", texts.ERRORS]
     for code in sorted(by_code, key=str.lower):
@@ -269,36 +270,47 @@ def _class_codes() -> dict[str, list[type[errors.SmithersError]]]:
     return found
 
 
-def trees() -> Iterator[ast.Module]:
-    """The syntax of every module of the package."""
+@dataclass(frozen=True)
+class Source:
+    """What the pages need of the syntax of every module of the package."""
+
+    calls: list[ast.Call]
+    texts: list[str]
+
+
+@cache
+def source() -> Source:
+    """The package, read once."""
+    found = Source([], [])
     for file in sorted(SOURCE.rglob("*.py")):
-        yield ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call):
+                found.calls.append(node)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.texts.append(node.value)
+    return found
 
 
-def _literal_codes(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call):
-            for keyword in node.keywords:
-                value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
-                if keyword.arg == "code" and isinstance(value, str) and value.isupper():
-                    yield value
+def _literal_codes() -> Iterator[str]:
+    for call in source().calls:
+        for keyword in call.keywords:
+            value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
+            if keyword.arg == "code" and isinstance(value, str) and value.isupper():
+                yield value
 
 
 def events_page() -> str:
     """Every event type that the source drafts, with the fields that it gives."""
     found: dict[str, set[str]] = {}
     drafts = ("event", "attempt_event", "tell", "tell_of", "EventDraft")
-    for tree in trees():
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.Call) or not node.args:
-                continue
-            name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name not in drafts:
-                continue
-            types = [n.value for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant)]
-            for type in [t for t in types if isinstance(t, str) and t[:1].isupper()]:
-                own = found.setdefault(type, set())
-                own |= {k.arg for k in node.keywords if k.arg} | ({"attempt"} if name == "attempt_event" else set())
+    for call in source().calls:
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+        if name not in drafts or not call.args:
+            continue
+        types = [n.value for n in ast.walk(call.args[0]) if isinstance(n, ast.Constant)]
+        for type in [t for t in types if isinstance(t, str) and t[:1].isupper()]:
+            own = found.setdefault(type, set())
+            own |= {k.arg for k in call.keywords if k.arg} | ({"attempt"} if name == "attempt_event" else set())
     missing = sorted(found.keys() - texts.EVENTS.keys())
     if missing:
         raise Undocumented(f"events {', '.join(missing)}: say in docs/reference_texts.py what they tell")
@@ -312,13 +324,14 @@ def events_page() -> str:
 def settings_page() -> str:
     """The fields of Settings and the environment variables that the source names."""
     doc = read_doc(smithers.Settings)
-    source = inspect.getsource(smithers.Settings.from_environment)
-    variables = dict(re.findall(r'(\w+)=[^\n]*?"([A-Z][A-Z_]+)"', source))
+    reading = inspect.getsource(smithers.Settings.from_environment)
+    variables = dict(re.findall(r'(\w+)=[^\n]*?"([A-Z][A-Z_]+)"', reading))
     rows = [
         (f"`{f.name}`", shown_type(f.type), f"`{variables[f.name]}`" if f.name in variables else "", doc.names[f.name])
         for f in fields(smithers.Settings)
     ]
-    named = {name for tree in trees() for name in _variables(tree)} - set(variables.values()) - set(_class_codes())
+    named = {text for text in source().texts if re.fullmatch(r"(SMITHERS|OPENAI)_[A-Z_]+", text)}
+    named -= {*variables.values(), *_class_codes()}
     missing = sorted(named - texts.VARIABLES.keys())
     if missing:
         raise Undocumented(f"variables {', '.join(missing)}: describe them in docs/reference_texts.py")
@@ -332,13 +345,6 @@ def settings_page() -> str:
             table(("variable", "meaning"), others),
         ]
     )
-
-
-def _variables(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        value = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(value, str) and re.fullmatch(r"(SMITHERS|OPENAI)_[A-Z_]+", value):
-            yield value
 
 
 def cli_page() -> str:

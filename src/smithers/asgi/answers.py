@@ -40,15 +40,19 @@ async def answer_decision(call: Call, control: Control, run_id: str, *, approved
 
 
 async def answer_signal(call: Call, control: Control, run_id: str) -> Response:
-    """Deliver the signal in the path."""
+    """Deliver the signal in the path, once per idempotency key."""
     body = await call.object()
     by = text_field(body, "receivedBy", max_length=MAX_NAME)
+    key = text_field(body, "idempotencyKey", max_length=MAX_NAME)
+    if key == "":
+        raise InvalidRequest("idempotencyKey must not be empty", {"field": "idempotencyKey"})
     found: StoredSignal = await control.signal(
         run_id,
         call.params["signalName"],
         body.get("data", {}),
         correlation_id=text_field(body, "correlationId", max_length=MAX_NAME),
         caller=Caller(user=by, scopes=("*",)),
+        idempotency_key=key,
     )
     return json_response(
         {

@@ -57,7 +57,8 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
 
 
 def parse_json(body: bytes) -> object:
-    """A body's JSON value; an empty object for an empty body. Raises `InvalidJson` or, beyond 32 levels, `InvalidRequest`."""
+    """A body's JSON value; an empty object for an empty body. Raises `InvalidJson` or, beyond 32 levels or for a number that
+    nobody could write again, `InvalidRequest`."""
     if not body.strip():
         return {}
     try:
@@ -83,6 +84,8 @@ def _depth(value: object, level: int) -> int:
     elif isinstance(value, list):
         items = cast("list[object]", value)
     else:
+        if isinstance(value, float) and not math.isfinite(value):  # such as 1e999
+            raise InvalidRequest("the body holds a number that is too large")
         return level
     return max((_depth(item, level + 1) for item in items), default=level)
 

@@ -50,6 +50,10 @@ class CorkedTransport(asyncio.Transport):
         self._head = b""
         self.inner.abort()
 
+    def get_write_buffer_size(self) -> int:
+        """How much was written and waits for the peer."""
+        return len(self._head) + self.inner.get_write_buffer_size()
+
     def is_closing(self) -> bool:
         """Whether the connection is closed or about to be."""
         return self.inner.is_closing()

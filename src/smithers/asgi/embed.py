@@ -165,6 +165,8 @@ async def serve(
         proxy_headers=False,
         timeout_graceful_shutdown=max(1, int(grace_s)),
     )
+    config.load()
+    config.loaded_app = app  # at its lowest level uvicorn would log every request as it is, its address too
     server = _Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     stopping = asyncio.create_task(stop.wait())

@@ -86,7 +86,15 @@ DECISION_BODY: Final = shape(
         "value": {"description": "the answer to a human task"},
     },
 )
-SIGNAL_BODY: Final = shape({}, {"data": {}, "correlationId": OPTIONAL_TEXT, "receivedBy": OPTIONAL_TEXT})
+SIGNAL_BODY: Final = shape(
+    {},
+    {
+        "data": {},
+        "correlationId": OPTIONAL_TEXT,
+        "receivedBy": OPTIONAL_TEXT,
+        "idempotencyKey": {"type": ["string", "null"], "minLength": 1, "maxLength": 256},
+    },
+)
 
 
 def document(title: str, routes: Sequence[Route]) -> dict[str, object]:

@@ -2,12 +2,13 @@
 
 An app that finds a `Wire` in `scope["extensions"]["smithers.wire"]` may write many messages with one call into the kernel,
 sees how much the peer has not read, and can hang up without ceremony. This reaches into uvicorn's internals (`conn`,
-`queue`, `writable`, `close_sent`, `close_timer`), so pyproject.toml holds uvicorn to one minor version.
+`queue`, `frames`, `writable`, `read_paused`, `close_sent`, `close_timer`), so pyproject.toml holds uvicorn to one minor version.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol, cast, runtime_checkable
 
@@ -17,12 +18,19 @@ from websockets.exceptions import InvalidState
 from websockets.frames import Frame
 from websockets.http11 import Request
 
+from smithers.asgi.discretion import Discreet
+
 EXTENSION: Final = "smithers.wire"
 COMPRESS_FROM: Final = 4_096
 """Shorter messages are not worth compressing: it costs more than sending them, for each connection anew."""
 CLOSE_S: Final = 2.0
 """How long a peer has for its part of closing."""
 NO_STATUS: Final = 1005
+NO_TEXT: Final = 1007
+_NO_HEAD: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"content-length: 0\r\ncache-control: no-store\r\nconnection: close\r\n\r\n"
+)
 
 
 @runtime_checkable
@@ -79,7 +87,17 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A connection that is going to be upgraded."""
         self.conn.debug = False  # else the request's head is logged, its token with it
+        self.logger = cast("logging.Logger", Discreet(self.logger))
         super().connection_made(cast("asyncio.Transport", transport))
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have arrived. A head that HTTP allows may still be more than the WebSocket library takes, as with hundreds of
+        headers; uvicorn would leave such a client without an answer, and without an end."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated and not self.close_sent:
+            self.close_sent = self.handshake_complete = True
+            self.transport.write(_NO_HEAD)
+            self.transport.close()
 
     async def send(self, message: ASGISendEvent) -> None:
         """An answer in place of the upgrade is one, too: uvicorn would log an error for each."""
@@ -90,8 +108,41 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         """The peer has read what was waiting."""
         super().resume_writing()
+        if (
+            self.read_paused and self.queue.empty()
+        ):  # for its pings; else the app goes on when it has taken what there is
+            self.read_paused = False
+            self.transport.resume_reading()
         if self.on_writable is not None:
             self.on_writable()
+
+    def handle_cont(self, event: Frame) -> None:
+        """A message goes on. Parts of nothing are not kept: there may be any number of them in a message of any size."""
+        if event.data or event.fin:
+            super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        """A message is complete. Text that is none is its sender's mistake, of which uvicorn would log a traceback."""
+        if self.curr_msg_data_type != "text" or self.close_sent:
+            super().send_receive_event_to_app()
+            return
+        data, self.frames = b"".join(self.frames), []
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            self.close(NO_TEXT, "text must be UTF-8")
+            return
+        self.queue.put_nowait({"type": "websocket.receive", "text": text})
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def handle_ping(self) -> None:
+        """The peer asks for a pong. One that does not read them is not read from: they would pile up without a bound."""
+        super().handle_ping()
+        if not self.writable.is_set() and not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     def write(self, messages: Iterable[bytes]) -> None:
         """See `Wire`."""

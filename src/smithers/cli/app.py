@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Literal, NoReturn, cast
 
 import smithers
-from smithers.cli.output import Format, Output
+from smithers.cli.output import Format, Output, documents, keep_documents_apart
 from smithers.errors import (
     AuthoringError,
     Forbidden,
@@ -256,13 +256,19 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    tokens = sys.argv[1:]
+    is_for_programs = _wanted_format(tokens) != "text" and tokens[:2] != ["token", "exec"]
+    if is_for_programs and not {"--help", "-h", "--version"}.intersection(tokens):
+        keep_documents_apart()
     try:
-        code = run(sys.argv[1:])
+        code = run(tokens)
         sys.stdout.flush()
     except BrokenPipeError:
         code = PIPE_CLOSED
     if code == PIPE_CLOSED:  # or the interpreter would complain at its end that it cannot flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, documents().fileno())
     if code in (INTERRUPTED, 129, 143) and threading.active_count() > 1:
         # a thread cannot be stopped, and the interpreter would wait for the work that was just given up
         sys.stderr.flush()

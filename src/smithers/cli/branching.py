@@ -11,7 +11,7 @@ from smithers.cli.common import Common, open_control
 from smithers.cli.options import Option
 from smithers.cli.output import Output, printable
 from smithers.cli.steps import Step, db_flag
-from smithers.cli.travelling import Force, RunOption, Target, admin, go_on, tell_next, wire
+from smithers.cli.travelling import Force, RunOption, Target, admin, go_on, tell_kept, tell_next, wire
 from smithers.records import dataclass
 
 if TYPE_CHECKING:
@@ -105,9 +105,15 @@ async def _branch(common: Common, asked: _Branch, *, goes_on: bool, restores: bo
         workflow = await asked.target.workflow(control) if goes_on or asked.input is not None else None
         operation = effects.REPLAY if goes_on else effects.FORK
         at = row.frame_no if asked.frame is None else asked.frame
-        found = await effects.report(control, row.run_id, at, operation=operation)
-        if out.is_text:
+        if out.is_text and 0 <= at <= row.frame_no:
+            found = await effects.report(control, row.run_id, at, operation=operation)
             tell_effects(out, found.wire(), f"of {printable(row.run_id)} after frame {at}")
+        restorer = None
+        if restores:
+            from smithers.control.checkpoints import Restorer
+
+            restorer = Restorer(control, is_forced=asked.force)
+            await restorer.check(row.run_id, at)
         done = await forking.fork(
             control,
             row.run_id,
@@ -119,12 +125,11 @@ async def _branch(common: Common, asked: _Branch, *, goes_on: bool, restores: bo
             workflow=workflow,
             label=asked.label,
             is_replay=goes_on,
+            restores_vcs=restores,
             force=asked.force,
         )
-        if restores:
-            from smithers.control.checkpoints import Restorer
-
-            await Restorer(control, is_forced=asked.force)(row.run_id, done.frame_no)
+        if restorer is not None:
+            await restorer(row.run_id, done.frame_no)
         db = db_flag(control.store.path)
     steps = [
         Step(f"smithers resume {shlex.quote(done.run_id)}{db}", "go on with the new run"),
@@ -132,6 +137,7 @@ async def _branch(common: Common, asked: _Branch, *, goes_on: bool, restores: bo
     ]
     if out.is_text:
         _tell_forked(out, done)
+        tell_kept(out, () if restorer is None else restorer.done)
     elif not goes_on:
         out.document({**done.wire(), "next": wire(steps)})
     if goes_on:

@@ -6,16 +6,18 @@ place of the command within `smithers.cli`: `smithers.cli.described:running.up`;
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields, is_dataclass, make_dataclass
 from importlib import import_module
 from types import FunctionType
 from typing import Annotated, cast, get_args, get_type_hints
 
-from cyclopts import Parameter
+from cyclopts import CoercionError, Parameter, Token
 
 from smithers.cli.app import make_group
-from smithers.cli.options import Option
+from smithers.cli.options import Option, whole_number
+
+_NUMBERS = (int, int | None, tuple[int, int] | None)
 
 
 def __getattr__(place: str) -> Callable[..., object]:
@@ -45,16 +47,29 @@ def _translated(hint: object) -> object:
     found = cast("tuple[object, ...]", getattr(hint, "__metadata__", ()))
     for option in found:
         if isinstance(option, Option):
-            return Annotated[get_args(hint)[0], _parameter(option)]
+            return Annotated[get_args(hint)[0], _parameter(option, get_args(hint)[0])]
     for group in get_args(hint):
         if isinstance(group, type) and is_dataclass(group):
             return Annotated[_described_group(group) | None, Parameter(name="*")]
-    return hint
+    return Annotated[hint, Parameter(converter=_whole_numbers)] if hint in _NUMBERS else hint
 
 
-def _parameter(option: Option) -> Parameter:
+def _whole_numbers(type: object, tokens: Sequence[Token]) -> int | tuple[int, ...]:
+    """Numbers as `whole_number` reads them: cyclopts itself would round 1.5 to 2."""
+    found: list[int] = []
+    for token in tokens:
+        try:
+            found.append(whole_number(token.value))
+        except ValueError as error:
+            raise CoercionError(token=token, target_type=int) from error
+    return found[0] if type is int else tuple(found)
+
+
+def _parameter(option: Option, type: object) -> Parameter:
     """Says only what the option says: cyclopts finds out the rest, such as help from docstrings."""
     said: dict[str, object] = {}
+    if type in _NUMBERS:
+        said["converter"] = _whole_numbers
     if option.names:
         said["name"] = option.names
     if option.help is not None:

@@ -41,6 +41,7 @@ _SAID = {
     "RetryTaskStarted": "{} to be done again",
     "TimeTravelStarted": "{} taken back",
     "TimeTravelJumped": "taken back to here",
+    "WorkflowReloaded": "new source",
 }
 MAX_SAID = 4
 ALL = 10_000_000
@@ -100,7 +101,8 @@ async def _tell_timeline(
     for fork in found.forks:
         forks.setdefault(fork.parent_frame_no or 0, []).append(fork)
     start = 0 if found.parent_frame_no is None else found.parent_frame_no + 1
-    shown = sorted(f for f in {*by_frame, *trees, *forks} if max(first, start) <= f <= found.frame_no)
+    own = {frame for frame in {*by_frame, *trees} if frame >= start}  # a fork's first frames are the other run's
+    shown = sorted(frame for frame in own | forks.keys() if first <= frame <= found.frame_no)
     if shown and first > 1 and not lead:
         out.line(f"{lead}  …  {shown[0] - 1:,} earlier frames; all with --all")
     for number in shown:
@@ -112,7 +114,10 @@ async def _tell_timeline(
         mark = out.style("●", "cyan") if number in trees else "·"
         here = out.style("  ← here", "bold") if number == found.frame_no else ""
         when = out.style(clock_time(at), "dim") if at else " " * 12
-        out.line(f"{lead}{number:>5} {mark} {when}  {_said(by_frame.get(number, []))}{here}".rstrip())
+        said = _said(by_frame.get(number, [])) if number >= start else f"of {printable(found.parent_run_id or '')}"
+        if not said and number in trees and trees[number].reason == "start":
+            said = "taken up again"
+        out.line(f"{lead}{number:>5} {mark} {when}  {said}{here}".rstrip())
         for fork in forks.get(number, []):
             out.line(f"{lead}      └─ {_title(out, fork)}")
             if is_deep:
@@ -151,7 +156,7 @@ async def diff(
     *,
     frames: Annotated[tuple[int, int] | None, Option("--frames", help="Two frames of the run: --frames 3 9.")] = None,
     against: Annotated[str | None, Option(help="Another run, to compare the newest frames of both.")] = None,
-    iteration: Annotated[int, Option(help="For files: the iteration of the step's loop.")] = 0,
+    iteration: Annotated[int | None, Option(help="The iteration of the step's loop; for files 0 if not given.")] = None,
     stat: Annotated[bool, Option(help="For files: only how much changed in which.", is_switch=True)] = False,
     common: Common | None = None,
 ) -> int:
@@ -167,10 +172,14 @@ async def diff(
     """
     common = common or Common()
     out = common.output
+    if iteration is not None and node is None:
+        raise InvalidInput("--iteration is one of a step's; name the step")
     if frames is None and against is None:
-        return await _files(common, run, node, iteration, is_stat=stat)
+        return await _files(common, run, node, iteration or 0, is_stat=stat)
     if frames is not None and against is not None:
         raise InvalidInput("what is to be compared? Give two frames (--frames A B), or another run (--against RUN)")
+    if stat:
+        raise InvalidInput("--stat counts lines of files; two frames or two runs are compared by their steps and rows")
     from smithers.control.travel import diffing
 
     with open_control(common) as control:
@@ -178,8 +187,10 @@ async def diff(
             found = await diffing.diff_frames(control, run, *frames)
         else:
             found = await diffing.diff_runs((control, run), (control, against or ""))
+    if node is not None:
+        found = found.of(node, iteration)
     if out.is_text:
-        _tell_diff(out, found, node)
+        _tell_diff(out, found, is_whole=node is not None)
     else:
         out.document(found.wire())
     return 0
@@ -200,7 +211,7 @@ async def _files(common: Common, run: str, node: str | None, iteration: int, *, 
     return 0
 
 
-def _tell_diff(out: Output, found: StateDiff, only: str | None) -> None:
+def _tell_diff(out: Output, found: StateDiff, *, is_whole: bool) -> None:
     left, right = (
         f"{found.left_run_id} frame {found.left_frame_no}",
         f"{found.right_run_id} frame {found.right_frame_no}",
@@ -212,25 +223,23 @@ def _tell_diff(out: Output, found: StateDiff, only: str | None) -> None:
         ("-", "red", found.removed),
         ("~", "yellow", found.changed),
     ):
-        nodes += [_node_row(out, mark, style, delta) for delta in deltas if only in (None, delta.node_id)]
-    outputs = [delta for delta in found.outputs if only in (None, delta.node_id)]
-    loops = list(found.loops) if only is None else []
-    if not (nodes or outputs or loops):
+        nodes += [_node_row(out, mark, style, delta) for delta in deltas]
+    if found.is_empty:
         out.line("  no difference")
         return
     if nodes:
         out.table(("", "STEP", "BEFORE", "AFTER"), nodes, indent="  ")
-    for number, delta in enumerate(outputs):
+    for number, delta in enumerate(found.outputs):
         if nodes or number:
             out.line()
         out.line(
             f"  {printable(node_name(delta.node_id, delta.iteration))}  {out.style(printable(delta.table), 'dim')}"
         )
-        for line in _field_lines(out, delta, is_whole=only is not None):
+        for line in _field_lines(out, delta, is_whole=is_whole):
             out.line(f"    {line}")
-    if loops:
+    if found.loops:
         out.line()
-        for loop in loops:
+        for loop in found.loops:
             sides = ["not begun" if side is None else f"iteration {side}" for side in (loop.before, loop.after)]
             out.line(f"  loop {printable(loop.loop_id)}  {sides[0]} → {sides[1]}")
 

@@ -62,12 +62,12 @@ def is_file(target: str) -> bool:
 
 
 async def _of_run(common: Common, run_id: str) -> tuple[Preview, States]:
-    from smithers.cli.running import workflow_of
+    from smithers.cli.stored import workflow_of
     from smithers.control.preview import preview_run
 
     with open_control(common) as control:
         report = await control.inspect(run_id)
-        workflow = workflow_of(run_id, report.run.workflow_path)
+        workflow = await workflow_of(control, run_id)
         found = await preview_run(control.store, run_id, workflow)
     return found, {(node.node_id, node.iteration): node.state for node in report.nodes}
 

@@ -49,14 +49,17 @@ async def logs(
             found = [(row, told) async for row, told in _told(control, run, from_seq)]
         else:
             found = await _last(control, run, lines)
+        if out.format == "json" and not follow:
+            out.document({"runId": run, "lines": [_line(row, told) for row, told in found]})
+            return 0
         for row, told in found:
-            _write(out, run, row, told)
+            _write(out, row, told)
         if follow:
             last = found[-1][0].seq if found else -1 if from_seq is None else from_seq
             async for row in control.follow(run, last):
                 text = words(_wire(run, row))
                 if text is not None:
-                    _write(out, run, row, text)
+                    _write(out, row, text)
     return 0
 
 
@@ -66,11 +69,22 @@ def _wire(run_id: str, row: EventRow) -> Wire:
     return wire_object(run_id, row)
 
 
-def _write(out: Output, run_id: str, row: EventRow, told: str) -> None:
+def _numbered(run_id: str, row: EventRow) -> dict[str, object]:
+    """An event with its number in the log; that of the tool call that it tells of, if any, is `callSeq`."""
+    told = dict(_wire(run_id, row))
+    call = {"callSeq": told.pop("seq")} if "seq" in told else {}
+    return {"seq": row.seq, **told, **call}
+
+
+def _line(row: EventRow, told: str) -> dict[str, object]:
+    return {"seq": row.seq, "timestampMs": row.timestamp_ms, "type": row.type, "text": told}
+
+
+def _write(out: Output, row: EventRow, told: str) -> None:
     if out.is_text:
         out.line(f"{clock_time(row.timestamp_ms)}  {told}")
     else:
-        out.record({"seq": row.seq, "timestampMs": row.timestamp_ms, "type": row.type, "text": told})
+        out.record(_line(row, told))
 
 
 async def _last(control: Control, run_id: str, count: int) -> list[tuple[EventRow, str]]:
@@ -142,7 +156,7 @@ async def events(
                 if len(found) == min(limit, MAX_EVENTS):
                     break
         if out.format == "json" and not watch:
-            out.document({"runId": run, "events": [{"seq": row.seq, **_wire(run, row)} for row in found]})
+            out.document({"runId": run, "events": [_numbered(run, row) for row in found]})
             return 0
         for row in found:
             _write_full(out, run, row)
@@ -165,7 +179,7 @@ def _fits(row: EventRow, node: str | None, type: str | None, earliest: int) -> b
 
 def _write_full(out: Output, run_id: str, row: EventRow) -> None:
     if not out.is_text:
-        out.record({"seq": row.seq, **_wire(run_id, row)})
+        out.record(_numbered(run_id, row))
         return
     node = "" if row.node_id is None else f"  {row.node_id}" + (f" #{row.iteration}" if row.iteration else "")
     payload = "" if row.payload in (None, "{}") else f"  {row.payload}"

@@ -8,6 +8,20 @@ cyclopts.
 
 from __future__ import annotations
 
+from typing import Final
+
+MAX_NUMBER: Final = 2**53 - 1
+"""The largest number that JSON keeps, in whatever program reads it; databases hold more."""
+
+
+def whole_number(text: str) -> int:
+    """A number as it stands on a command line: digits, and a minus before them. Raises ValueError for anything else, and for
+    what is too large to be meant."""
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 16 or int(digits) > MAX_NUMBER:
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
 
 class Option:
     """What is to be known about one option.

@@ -7,9 +7,11 @@ signal can send control sequences to a terminal.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Literal, TextIO, TypeAlias
 
 from smithers.durations import duration as duration
@@ -35,6 +37,26 @@ STATE_STYLES: Mapping[str, str] = {
 """How states of runs and nodes are coloured; waiting ones are yellow."""
 
 
+_documents: TextIO | None = None
+"""Where documents go, if that is not `sys.stdout`."""
+
+
+def keep_documents_apart() -> None:
+    """Have nothing but documents on this process's standard output: what workflows, tasks and programs that they start
+    write there goes to standard error from now on. Once, at the start of a process whose documents a program reads."""
+    global _documents
+    with suppress(OSError, ValueError, AttributeError):  # nothing to keep apart where one of the two is closed
+        sys.stdout.flush()
+        own = os.dup(sys.stdout.fileno())
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        _documents = open(own, "w", encoding=sys.stdout.encoding, errors="backslashreplace")  # noqa: PTH123, SIM115
+
+
+def documents() -> TextIO:
+    """Standard output, as far as commands themselves write to it."""
+    return sys.stdout if _documents is None else _documents
+
+
 class Output:
     """Where a command writes.
 
@@ -45,7 +67,7 @@ class Output:
 
     def __init__(self, format: Format = "text", *, has_color: bool = True) -> None:
         self.format: Format = format
-        self.is_terminal = sys.stdout.isatty()
+        self.is_terminal = documents().isatty()
         self.has_color = has_color and self.is_terminal and format == "text"
         self.is_closed = False
         """Whether the reader of stdout has gone."""
@@ -57,7 +79,7 @@ class Output:
 
     def line(self, text: str = "") -> None:
         """Write a line to stdout. Raises BrokenPipeError when nobody reads any more."""
-        self._write(sys.stdout, text)
+        self._write(documents(), text)
 
     def clear(self) -> None:
         """Empty the screen before something is shown anew; in a pipe, leave a blank line."""
@@ -70,11 +92,11 @@ class Output:
 
     def document(self, value: Mapping[str, object]) -> None:
         """Write the one JSON document of a command."""
-        self._write(sys.stdout, to_text(value, indent=2 if self.format == "json" else None))
+        self._write(documents(), to_text(value, indent=2 if self.format == "json" else None))
 
     def record(self, value: Mapping[str, object]) -> None:
         """Write one JSON line."""
-        self._write(sys.stdout, to_text(value))
+        self._write(documents(), to_text(value))
 
     def _write(self, stream: TextIO, text: str) -> None:
         try:

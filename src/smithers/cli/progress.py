@@ -129,7 +129,8 @@ def reason(event: Wire) -> str:
     if error := as_object(event.get("error")):
         text = f"{error.get('summary') or error.get('message')} [{error.get('code') or error.get('name')}]"
         cause = as_object(error.get("cause"))
-        return f"{text}: {cause.get('summary') or cause.get('message')}" if cause else text
+        why = str(cause.get("summary") or cause.get("message"))
+        return f"{text}: {why}" if cause and why not in text else text
     match event.get("type"):
         case "NodeRetrying":
             return f"attempt {event.get('attempt')} in {duration(_int(event.get('delayMs')))}"

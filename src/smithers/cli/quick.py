@@ -14,7 +14,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from smithers.cli.options import Option
+from smithers.cli.options import Option, whole_number
 
 _NONE = type(None)
 
@@ -106,8 +106,11 @@ def _converted(text: str, type: object) -> object:
         return text
     if type is Path:
         return Path(text)
-    if type is int and text.isascii() and text.isdigit():
-        return int(text)
+    if type is int:
+        try:
+            return whole_number(text)
+        except ValueError as error:
+            raise NotPlain from error
     if get_origin(type) is Literal and text in get_args(type):
         return text
     raise NotPlain

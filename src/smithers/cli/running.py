@@ -12,7 +12,6 @@ from smithers.cli.launching import Asked, Resumption, ToolLimits
 from smithers.cli.options import Option
 from smithers.cli.overseeing import Supervision
 from smithers.cli.serving import Serving
-from smithers.errors import RunNotResumable
 
 if TYPE_CHECKING:
     from smithers.cli.driving import Start
@@ -188,7 +187,10 @@ def _resuming(
     max_concurrency: int | None,
 ) -> Start:
     async def start(engine: Engine, control: Control) -> tuple[RunHandle, int]:
+        from smithers.cli.stored import require_top
+
         before = await control.run(run_id)
+        await require_top(control, run_id)
         if before.status == "finished":
             return await engine.attach(run_id, workflow), before.next_seq
         handle = await engine.resume(
@@ -237,25 +239,14 @@ async def resume(
     """
     common = common or Common()
     positive(max_concurrency, "--max-concurrency")
-    with open_control(common) as control:
-        row = await control.run(run)
-    from smithers.cli.driving import drive
+    from smithers.cli.stored import require_top, workflow_of
 
-    loaded = workflow_of(run, row.workflow_path)
+    with open_control(common) as control:
+        await require_top(control, run)
+        loaded = await workflow_of(control, run)
+    from smithers.cli.driving import drive
 
     resumption = Resumption(run, force, accept_workflow_change)
     start = _resuming(loaded, run, None, resumption, None, max_concurrency)
     db = find_database(common.settings)
     return await drive(loaded, start, db=db, settings=common.settings, out=common.output, wait=wait)
-
-
-def workflow_of(run_id: str, path: str | None) -> SmithersWorkflow:
-    """The workflow that a run was started from. Raises `RunNotResumable` or `WorkflowLoadFailed`."""
-    from smithers.engine.loading import load_workflow
-
-    if path is None:
-        raise RunNotResumable(
-            f"run {run_id!r} was started from a workflow that is in no file; resume it from the program that has it",
-            {"runId": run_id},
-        )
-    return load_workflow(path)

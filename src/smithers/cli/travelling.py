@@ -17,12 +17,15 @@ from smithers.cli.common import Common, find_database, open_control
 from smithers.cli.options import Option
 from smithers.cli.output import Output, duration, printable
 from smithers.cli.steps import Step, db_flag
-from smithers.errors import InvalidInput
+from smithers.errors import InvalidInput, RunNotResumable
 from smithers.records import dataclass
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from smithers.components.workflow import SmithersWorkflow
     from smithers.control.caller import Caller
+    from smithers.control.checkpoints import PutBack
     from smithers.control.control import Control
     from smithers.control.travel.resetting import NodeReset
     from smithers.control.travel.rewinding import Rewound
@@ -74,18 +77,21 @@ async def rewind(
     """
     common = common or Common()
     out = common.output
+    from smithers.cli.stored import driven_by
     from smithers.control.checkpoints import Restorer
     from smithers.control.travel import effects, rewinding
 
     with open_control(common) as control:
         row = await control.run(run)
-        if out.is_text and frame <= row.frame_no:
+        is_there = 0 <= frame <= row.frame_no
+        if out.is_text and is_there:
             found = await effects.report(control, run, frame, operation="rewind", no_revert=no_revert)
             tell_effects(out, found.wire(), f"after frame {frame}")
-        if not yes and frame <= row.frame_no:
+        if not yes and is_there:
             _confirm(
                 out, f"Take {printable(run)} back from frame {row.frame_no} to {frame}? What came later is deleted."
             )
+        restorer = None if no_vcs else Restorer(control, is_forced=force)
         done = await rewinding.rewind(
             control,
             run,
@@ -94,18 +100,21 @@ async def rewind(
             confirm=True,
             force=force,
             no_revert=no_revert,
-            restore=None if no_vcs else Restorer(control, is_forced=force),
+            restore=restorer,
         )
-        db = db_flag(control.store.path)
+        db, top = db_flag(control.store.path), (await driven_by(control, run)).run_id
     steps = [
-        Step(f"smithers resume {shlex.quote(run)}{db}", "go on from there"),
+        Step(f"smithers resume {shlex.quote(top)}{db}", "go on from there"),
         Step(f"smithers timeline {shlex.quote(run)}{db}", "see where it stands"),
     ]
     if out.is_text:
         _tell_rewound(out, done)
+        tell_kept(out, () if restorer is None else restorer.done)
         tell_next(out, steps)
     else:
-        out.document({"runId": run, "fromFrameNo": done.from_frame_no, **done.wire(), "next": wire(steps)})
+        kept = kept_of(() if restorer is None else restorer.done)
+        told = {"runId": run, "fromFrameNo": done.from_frame_no, **done.wire(), "keptFiles": kept}
+        out.document({**told, "next": wire(steps)})
     return 0
 
 
@@ -197,11 +206,13 @@ async def timetravel(
     common, again = common or Common(), again or Again()
     out = common.output
     asked = Target(target, run_id)
+    from smithers.cli.stored import driven_by
     from smithers.control.checkpoints import Restorer
     from smithers.control.travel import resetting
 
     with open_control(common) as control:
         workflow = await asked.workflow(control)
+        restorer = None if no_vcs else Restorer(control, is_forced=again.force)
         with crossing(out):
             done = await resetting.timetravel(
                 control,
@@ -214,18 +225,20 @@ async def timetravel(
                 force=again.force,
                 no_revert=again.no_revert,
                 workflow=workflow,
-                restore=None if no_vcs else Restorer(control, is_forced=again.force),
+                restore=restorer,
             )
-        db = db_flag(control.store.path)
-    steps = [Step(f"smithers resume {shlex.quote(asked.run_id)}{db}", "go on from there")]
+        db, top = db_flag(control.store.path), (await driven_by(control, asked.run_id)).run_id
+    steps = [Step(f"smithers resume {shlex.quote(top)}{db}", "go on from there")]
     if out.is_text:
         _tell_reset(out, done)
+        tell_kept(out, () if restorer is None else restorer.done)
     if resume:
         return await go_on(common, asked.run_id, workflow, accept_workflow_change=again.accept_workflow_change)
     if out.is_text:
         tell_next(out, steps)
     else:
-        out.document({**_reset_wire(done), "next": wire(steps)})
+        kept = kept_of(() if restorer is None else restorer.done)
+        out.document({**_reset_wire(done), "keptFiles": kept, "next": wire(steps)})
     return 0
 
 
@@ -264,15 +277,26 @@ class Target:
 
     async def workflow(self, control: Control) -> SmithersWorkflow:
         """The given file's workflow, or the one that the run was started from."""
-        row = await control.run(self.run_id)
-        from smithers.cli.running import workflow_of
+        from smithers.cli.stored import driven_by, workflow_of
 
-        return workflow_of(self.run_id, row.workflow_path if self._file is None else str(self._file))
+        try:
+            return await workflow_of(control, self.run_id, self._file)
+        except RunNotResumable:
+            top = await driven_by(control, self.run_id)
+            if top.run_id == self.run_id:
+                raise
+            return await workflow_of(control, top.run_id, self._file)  # which knows the subflow
 
 
 async def go_on(common: Common, run_id: str, workflow: SmithersWorkflow, *, accept_workflow_change: bool) -> int:
-    """Resume a run, and drive it to its end or halt."""
+    """Resume a run, or the one that it goes on with, and drive it to its end or halt."""
     from smithers.cli.driving import drive
+    from smithers.cli.stored import driven_by, workflow_of
+
+    with open_control(common) as control:
+        top = await driven_by(control, run_id)
+        if top.run_id != run_id:
+            run_id, workflow = top.run_id, await workflow_of(control, top.run_id)
 
     if TYPE_CHECKING:
         from smithers.engine.engine import Engine, RunHandle
@@ -292,6 +316,19 @@ def admin() -> Caller:
     from smithers.control.caller import Caller
 
     return Caller(login_name(), role="admin", scopes=("*",))
+
+
+def tell_kept(out: Output, done: Sequence[PutBack]) -> None:
+    """Say where files are now that no checkpoint held, and that were written over or removed."""
+    for each in kept_of(done):
+        out.line(
+            f"  files that no checkpoint held are kept: git -C {shlex.quote(each['cwd'])} show {each['commit'][:12]}"
+        )
+
+
+def kept_of(done: Sequence[PutBack]) -> list[dict[str, str]]:
+    """The same as it is sent."""
+    return [{"cwd": each.cwd, "commit": each.safety} for each in done if each.safety is not None]
 
 
 def count(number: int, thing: str) -> str:

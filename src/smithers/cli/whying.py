@@ -10,6 +10,7 @@ from smithers.cli.common import Common, open_control
 from smithers.cli.output import Output, duration, moment, printable, shortened
 from smithers.cli.progress import node_name
 from smithers.cli.steps import Step, db_flag
+from smithers.errors import InvalidInput
 
 if TYPE_CHECKING:
     from smithers.control.blockers import Blocker
@@ -44,6 +45,8 @@ async def why(
     """
     common = common or Common()
     out = common.output
+    if iteration is not None and node is None:
+        raise InvalidInput("--iteration is one of a step's; name the step")
     from smithers.control import explaining
 
     with open_control(common) as control:
@@ -117,7 +120,7 @@ def _moves(blocker: Blocker, found: Diagnosis, db: str) -> list[Step]:
     if blocker.node_id is not None:
         at = f" --node {shlex.quote(blocker.node_id)}"
         at += f" --iteration {blocker.iteration}" if blocker.iteration else ""
-    top = shlex.quote(found.run.run_id)
+    top = shlex.quote(found.top_run_id)
     match blocker.kind:
         case "approval":
             keys = [str(key) for key in as_list(details.get("options"))]
@@ -149,12 +152,13 @@ def _moves(blocker: Blocker, found: Diagnosis, db: str) -> list[Step]:
         case "owner-silent":
             return [Step(f"smithers resume {top} --force{db}", "take it over")]
         case "failed":
-            again = f"smithers retry-task {run}{at}{db}" if at else f"smithers resume {run}{db}"
-            text = "do this step again, with what was built upon it" if at else "go on from what has finished"
-            moves = [Step(again, text)]
-            return [*moves, Step(f"smithers resume {run}{db}", "go on from what has finished")] if at else moves
+            moves = [Step(f"smithers resume {top}{db}", "go on from what has finished")]
+            if at and run == top:
+                again = "do this step again, with what was built upon it"
+                moves.insert(0, Step(f"smithers retry-task {run}{at}{db}", again))
+            return moves
         case "cancelled":
-            return [Step(f"smithers resume {run}{db}", "take it up again")]
+            return [Step(f"smithers resume {top}{db}", "take it up again")]
         case "continued":
             heir = str(details.get("newRunId"))
             return [Step(f"smithers why {shlex.quote(heir)}{db}", "look at the run that it goes on as")]

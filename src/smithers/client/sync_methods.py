@@ -204,8 +204,9 @@ class SyncMethods:
         correlation_id: str | None = None,
         payload: object | None = None,
         data: object | None = None,
+        idempotency_key: str | None = None,
     ) -> dict[str, object]:
-        """Deliver a signal to a run; durable on return, kept if nobody waits for it yet.
+        """Deliver a signal to a run, once per idempotency key; durable on return, kept if nobody waits for it yet.
 
         Needs `signal:submit`. Raises `GatewayError`.
         """
@@ -217,6 +218,7 @@ class SyncMethods:
                 "correlationId": correlation_id,
                 "payload": payload,
                 "data": data,
+                "idempotencyKey": idempotency_key,
             }
         )
         return an_object(self.call("submitSignal", params))

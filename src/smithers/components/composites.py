@@ -25,6 +25,7 @@ from smithers.components.outputs import OutputLike
 from smithers.components.task import Leaf, RetryPolicy
 from smithers.components.workflow import SmithersWorkflow
 from smithers.errors import DuplicateId, InvalidElement
+from smithers.errors.base import storable
 
 
 class SagaStep(Element):
@@ -47,7 +48,7 @@ class SagaStep(Element):
             raise InvalidElement(f"SagaStep {id!r}: compensation must be exactly one element, not {shown(given)}")
         d["compensation"] = given
         if label is not None:
-            d["label"] = label
+            d["label"] = storable(str(label))
 
 
 class Saga(Element):

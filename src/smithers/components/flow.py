@@ -16,6 +16,7 @@ from smithers.components.checks import (
 from smithers.components.element import Children, Element, flatten
 from smithers.components.placement import checked_executor, checked_resources
 from smithers.errors import InvalidElement
+from smithers.errors.base import storable
 
 FailurePolicy = Literal["halt", "quarantine"]
 
@@ -269,7 +270,7 @@ def _container(
     if key is not None:
         d["key"] = str(key)
     if label is not None:
-        d["label"] = str(label)
+        d["label"] = storable(str(label))
     if policy is not None:
         d["failure_policy"] = checked_choice(repr(element), "failure_policy", policy, ("halt", "quarantine"))
     if skip_if:

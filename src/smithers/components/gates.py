@@ -20,6 +20,7 @@ from smithers.components.element import Children, Element, flatten, sole
 from smithers.components.outputs import OutputLike
 from smithers.components.task import Leaf
 from smithers.errors import ApprovalOptionsRequired, InvalidElement, TaskEmptyPrompt
+from smithers.errors.base import storable
 from smithers.records import dataclass
 
 
@@ -185,7 +186,7 @@ class HumanTask(Leaf):
         if not isinstance(given, str):
             raise TaskEmptyPrompt(f"{where} takes its prompt as a string, not {shown(given)}", {"nodeId": id})
         d = vars(self)
-        d["prompt"] = given
+        d["prompt"] = storable(given)
         d["max_attempts"] = checked_count(where, "max_attempts", max_attempts, least=1)
         if output_schema is not None:
             d["output_schema"] = output_schema
@@ -195,7 +196,7 @@ class HumanTask(Leaf):
         prompt = sole(children)
         if not isinstance(prompt, str) or not prompt.strip():
             raise TaskEmptyPrompt(f"{self!r} takes its prompt as a non-empty string, not {shown(prompt)}")
-        return self._replace(prompt=prompt)
+        return self._replace(prompt=storable(prompt))
 
 
 def ApprovalGate(

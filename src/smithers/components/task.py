@@ -24,6 +24,7 @@ from smithers.components.element import Children, Element, ElementType, sole
 from smithers.components.outputs import OutputLike
 from smithers.components.placement import checked_executor, checked_resources
 from smithers.errors import AuthoringError, InvalidElement, TaskIdRequired, TaskMissingOutput
+from smithers.errors.base import storable
 from smithers.records import dataclass
 
 MAX_BACKOFF_MS = 300_000
@@ -83,12 +84,15 @@ class SideEffect:
 
     Args:
         idempotent: doing it twice comes to the same as doing it once.
+        accepts_idempotency_key: the work hands `task_runtime().idempotency_key()` on, so a repetition is noticed at the
+            other end. False: before another attempt of work that is not idempotent, `unsafe_replay` says what happens.
         revert: an async function of a `RevertContext` that undoes it; its `output` is the task's row. Raising leaves the
             effect standing.
     """
 
     idempotent: bool = False
     revert: Callable[..., Awaitable[None]] | None = None
+    accepts_idempotency_key: bool = True
 
     def __post_init__(self) -> None:
         if self.revert is not None and not callable(self.revert):
@@ -145,7 +149,7 @@ class Leaf(Element):
         if key is not None:
             d["key"] = str(key)
         if label is not None:
-            d["label"] = str(label)
+            d["label"] = storable(str(label))
         if meta is not None:
             d["meta"] = checked_mapping(where, "meta", meta)
         if skip_if is not False and checked_flag(where, "skip_if", skip_if):
@@ -233,6 +237,8 @@ class Task(Leaf):
         fork: go on from a copy of the conversation of the task with this id.
         allow_tools: tool names that a command-line agent may use.
         side_effect: it changes something outside, other than through tools; see `SideEffect`.
+        unsafe_replay: what happens before another attempt when an earlier one may have had effects that must not be repeated
+            and that nobody could notice to be repeated: `ask` a person, `allow` it, or `fail` for good.
         executor: where a callable is computed: `local`, in this process, or `ray`; that of the `Workflow` by default.
         resources: what it takes up there: `num_cpus`, `num_gpus`, `memory` in bytes, or names of the cluster's own.
     """
@@ -246,6 +252,7 @@ class Task(Leaf):
     max_schema_retries: int = 3
     fork: str | None = None
     allow_tools: tuple[str, ...] | None = None
+    unsafe_replay: str = "ask"
     executor: str | None = None
     resources: Mapping[str, float] | None = None
     child: object = None
@@ -278,6 +285,7 @@ class Task(Leaf):
         fork: str | None = None,
         allow_tools: Iterable[str] | None = None,
         side_effect: SideEffect | Mapping[str, object] | bool = False,
+        unsafe_replay: Literal["ask", "allow", "fail"] = "ask",
         executor: Literal["local", "ray"] | None = None,
         resources: Mapping[str, float] | None = None,
         key: str | None = None,
@@ -321,6 +329,8 @@ class Task(Leaf):
         if side_effect is not False:
             given = SideEffect() if side_effect is True else side_effect
             d["side_effect"] = checked_record(where, "side_effect", SideEffect, given)
+        if unsafe_replay != "ask":
+            d["unsafe_replay"] = checked_choice(where, "unsafe_replay", unsafe_replay, ("ask", "allow", "fail"))
         if executor is not None:
             d["executor"] = checked_executor(where, executor)
         if resources is not None:

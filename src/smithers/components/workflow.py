@@ -103,7 +103,7 @@ class SmithersWorkflow:
         if raw is None:
             raw = {}
         if isinstance(raw, BaseModel):
-            raw = raw.model_dump(mode="json")
+            raw = raw.model_dump(mode="json", by_alias=True, round_trip=True)
         if not isinstance(raw, Mapping):
             raise InvalidInput(f"input must be an object, not {type(raw).__name__}")
         check_json(cast(object, raw), "input")

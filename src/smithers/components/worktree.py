@@ -8,6 +8,7 @@ from typing import ClassVar
 from smithers.components.checks import checked_flag, checked_id
 from smithers.components.element import Element
 from smithers.errors import InvalidElement, WorktreeEmptyPath
+from smithers.errors.base import storable
 
 
 class Worktree(Element):
@@ -56,7 +57,7 @@ class Worktree(Element):
         if key is not None:
             d["key"] = str(key)
         if label is not None:
-            d["label"] = str(label)
+            d["label"] = storable(str(label))
         if skip_if:
             d["skip_if"] = checked_flag(repr(self), "skip_if", skip_if)
 

@@ -30,7 +30,7 @@ class Blocker:
     """One thing that a run or node waits for, or that ended it.
 
     Attributes:
-        kind: approval, question, signal, timer, retry, quota, timeout, child, working, order, dependency,
+        kind: approval, question, signal, timer, retry, quota, timeout, child, working, interrupted, order, dependency,
             failed-dependency, room, queued, paused, pausing, cancelling, owner-dead, owner-silent, unowned, rewound,
             reset, failed, cancelled, continued, decided, ready.
         text: the same for a person; goes on after "it waits for" or stands alone.
@@ -142,15 +142,16 @@ def run_blockers(c: reads.Session, run: RunRow, now: int, depth: int = 0) -> lis
         found.append(
             Blocker(kind="paused", text="somebody to resume it: it is paused", run_id=run.run_id, since_ms=since)
         )
+    owner = _owner(c, run, now) if run.status == "running" else None
     if run.status == "running":
-        if (owner := _owner(c, run, now)) is not None:
+        if owner is not None:
             found.append(owner)
         elif run.pause_requested_at_ms is not None:
             text = "work under way to end: a pause was asked for"
             found.append(Blocker(kind="pausing", text=text, run_id=run.run_id, since_ms=run.pause_requested_at_ms))
     if queue.is_queued(run):
         return [*found, _queued(c, run)]
-    waits = _waits(c, run, depth, now)
+    waits = _waits(c, run, depth, now, is_at_work=owner is None or owner.kind == "owner-silent")
     found += waits
     if not waits and run.status.startswith("waiting-"):
         text = "somebody to resume it: what it waited for has come"
@@ -215,8 +216,12 @@ def _attempts(node: NodeRow) -> str:
 # ── what is waited for ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _waits(c: reads.Session, run: RunRow, depth: int, now: int) -> list[Blocker]:
-    """Everything that an unended run waits for: people, signals, moments, runs below it, and work under way."""
+def _waits(c: reads.Session, run: RunRow, depth: int, now: int, *, is_at_work: bool) -> list[Blocker]:
+    """Everything that an unended run waits for: people, signals, moments, runs below it, and work under way.
+
+    Args:
+        is_at_work: whether a process may be at work on it.
+    """
     run_id = run.run_id
     timers = reads.timers(c, run_id)
     found = [_asked(row) for row in reads.approvals(c, run_id)]
@@ -232,7 +237,7 @@ def _waits(c: reads.Session, run: RunRow, depth: int, now: int) -> list[Blocker]
         if child is not None and depth < MAX_DEPTH:
             found += _of_child(c, child, node, depth, now)
         elif node.state == "in-progress" and run.status == "running":
-            found.append(_working(c, run_id, node))
+            found.append(_working(c, run_id, node) if is_at_work else _interrupted(run_id, node))
     limits = {(t.node_id, t.iteration): t.due_at_ms for t in timers if t.kind in ("timeout", "deadline")}
     return [
         replace(b, until_ms=limits.get((b.node_id or "", b.iteration)))
@@ -354,6 +359,19 @@ def _working(c: reads.Session, run_id: str, node: NodeRow) -> Blocker:
         iteration=node.iteration,
         since_ms=node.updated_at_ms if begun is None else begun[0],
         details=details,
+    )
+
+
+def _interrupted(run_id: str, node: NodeRow) -> Blocker:
+    """Work that nobody does any more."""
+    return Blocker(
+        kind="interrupted",
+        text="its run to be taken up again: it was under way, and begins anew then",
+        run_id=run_id,
+        node_id=node.node_id,
+        iteration=node.iteration,
+        since_ms=node.updated_at_ms,
+        details={"attempt": node.last_attempt},
     )
 
 

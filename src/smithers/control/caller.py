@@ -10,11 +10,13 @@ from smithers.store.interface import ApprovalRow
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request: a name, a role, and scopes (`*` is all of them)."""
+    """Who makes a request: a name, a role, and scopes (`*` is all of them); and which credential tells those apart that
+    have no name."""
 
     user: str | None = None
     role: str = "operator"
     scopes: tuple[str, ...] = ()
+    token_id: str | None = None
 
     def has_scope(self, *wanted: str) -> bool:
         """Whether one of the scopes is held."""

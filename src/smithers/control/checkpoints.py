@@ -13,7 +13,15 @@ from pathlib import Path
 
 from smithers.control.control import Control
 from smithers.control.diffs import repository_of
-from smithers.errors import AttemptNotFound, NodeNotFound, RunActive, SmithersError, VcsError, error_object
+from smithers.errors import (
+    AttemptNotFound,
+    NodeNotFound,
+    RunActive,
+    RunNotFound,
+    SmithersError,
+    VcsError,
+    error_object,
+)
 from smithers.events import EventDraft, event
 from smithers.scheduler.states import RunStatus
 from smithers.store.sql import checkpoints as rows
@@ -21,6 +29,7 @@ from smithers.store.sql import control as writes
 from smithers.store.sql import reads, run_pages
 from smithers.store.sql.checkpoints import CheckpointRow, WorkspaceRow
 from smithers.vcs import checkpoints
+from smithers.vcs.repository import Repository
 
 log = logging.getLogger(__name__)
 Attempt = tuple[str, int, int]
@@ -43,7 +52,7 @@ class _Goal:
 
     place: WorkspaceRow
     commit: str
-    known: frozenset[str]
+    known: tuple[str, ...]
 
 
 class Restorer:
@@ -56,6 +65,14 @@ class Restorer:
     def __init__(self, control: Control, *, is_forced: bool = False) -> None:
         self._control = control
         self._is_forced = is_forced
+        self.done: list[PutBack] = []
+        """What has been put back."""
+
+    async def check(self, run_id: str, frame_no: int, attempt: Attempt | None = None, /) -> None:
+        """Whether all folders can be put back, before anything is done that cannot be taken back. Raises as a call does."""
+        goals = await self._control.store.aread(lambda c: _goals(c, run_id, frame_no, attempt, is_told=False))
+        for goal in goals:
+            await _put_back(self._control, run_id, goal, is_forced=self._is_forced, is_trial=True)
 
     async def __call__(self, run_id: str, frame_no: int, attempt: Attempt | None = None, /) -> int:
         """Put all folders of a run back to what they were right after a frame, or before an attempt (node, iteration,
@@ -69,6 +86,7 @@ class Restorer:
         """
         goals = await self._control.store.aread(lambda c: _goals(c, run_id, frame_no, attempt))
         done = [await _put_back(self._control, run_id, goal, is_forced=self._is_forced) for goal in goals]
+        self.done += done
         return len(done)
 
 
@@ -83,31 +101,58 @@ async def snapshots(control: Control, run_id: str, node_id: str | None = None) -
 
 
 async def forget(control: Control, run_id: str) -> int:
-    """Remove the checkpoints of a run that has ended, with the way back that they are; git frees their space in time. How
-    many there were.
+    """Remove the checkpoints of a run that has ended, with the way back that they are, also those that a rewind has taken
+    out of its history, and those of subflows' runs that are gone. Git frees their space in time. How many there were.
 
     Raises:
         RunNotFound.
         RunActive: it has not ended.
-        VcsError: a repository cannot be changed.
+        VcsError: a repository cannot be changed; nothing goes back to what is left in it, and asking again removes it.
     """
 
-    def query(c: reads.Session) -> tuple[bool, list[WorkspaceRow]]:
-        return RunStatus(reads.run(c, run_id).status).is_terminal, rows.workspaces(c, run_id)
+    # what is made from now on stays; and no row ever names a commit that nothing keeps
+    places = await control.store.aread(lambda c: _places_to_forget(c, run_id))
+    held = await asyncio.to_thread(_held, places)
 
-    is_over, places = await control.store.aread(query)
+    def job(c: reads.Session) -> None:
+        _places_to_forget(c, run_id)
+        rows.forget_run(c, run_id)
+
+    await control.store.awrite(job)
+    return await asyncio.to_thread(_let_go, held)
+
+
+def _places_to_forget(c: reads.Session, run_id: str) -> list[WorkspaceRow]:
+    places = rows.workspaces_left(c, run_id)
+    try:
+        is_over = RunStatus(reads.run(c, run_id).status).is_terminal
+    except RunNotFound:
+        if all(place.run_id != run_id for place in places):
+            raise
+        is_over = True
     if not is_over:
         raise RunActive(f"run {run_id!r} has not ended, and may need its checkpoints", {"runId": run_id})
-    count = await asyncio.to_thread(_forget, places, run_id)
-    await control.store.awrite(lambda c: rows.forget_run(c, run_id))
-    return count
+    return [*places, *rows.workspaces(c, run_id)]
 
 
-def _forget(places: Sequence[WorkspaceRow], run_id: str) -> int:
-    """Remove the refs of a run from the repositories of its folders, as far as they are on this machine."""
-    by_git_dir = {place.git_dir: place for place in places if place.git_dir is not None}
-    here = [place for git_dir, place in by_git_dir.items() if Path(git_dir).is_dir()]
-    return sum(checkpoints.forget(repository_of(place, place.base_ref or ""), run_id) for place in here)
+def _held(places: Sequence[WorkspaceRow]) -> list[tuple[Repository, list[str]]]:
+    """The refs of runs in the repositories of their folders, as far as they are on this machine."""
+    runs: dict[str, dict[str, WorkspaceRow]] = {}
+    for place in places:
+        if place.git_dir is not None and Path(place.git_dir).is_dir():
+            runs.setdefault(place.git_dir, {})[place.run_id] = place
+    found: list[tuple[Repository, list[str]]] = []
+    for by_run in runs.values():
+        repository = repository_of(next(iter(by_run.values())), "")
+        found.append((repository, checkpoints.refs_of(repository, *by_run)))
+    return found
+
+
+def _let_go(held: Sequence[tuple[Repository, list[str]]]) -> int:
+    for repository, refs in held:
+        if refs:
+            checkpoints.forget(repository, refs)
+    return sum(len(refs) for _, refs in held)
 
 
 async def restore(
@@ -153,29 +198,34 @@ async def _tell(control: Control, run_id: str, told: EventDraft) -> None:
     await control.store.awrite(lambda c: writes.append_events(c, run_id, control.clock.now_ms(), [told]))
 
 
-async def _put_back(control: Control, run_id: str, goal: _Goal, *, is_forced: bool) -> PutBack:
-    number = await control.store.aread(lambda c: rows.next_safety(c, run_id))
-    ref = checkpoints.checkpoint_ref(run_id, f"safety-{number}")
+async def _put_back(control: Control, run_id: str, goal: _Goal, *, is_forced: bool, is_trial: bool = False) -> PutBack:
+    ref = checkpoints.checkpoint_ref(run_id, "safety")
     folder = Path(goal.place.cwd)
 
     def work() -> checkpoints.Restored:
         repository = checkpoints.open_repository(folder, database=control.store.path)
         return checkpoints.restore(
-            repository, folder, goal.commit, known=goal.known, is_forced=is_forced, safety_ref=ref
+            repository,
+            folder,
+            goal.commit,
+            known=goal.known,
+            is_forced=is_forced,
+            safety_ref=ref,
+            is_trial=is_trial,
         )
 
     done = await asyncio.to_thread(work)
     if done.safety is not None:
         kept, now = done.safety, control.clock.now_ms()
         await control.store.awrite(
-            lambda c: rows.add_checkpoint(
+            lambda c: rows.add_safety(
                 c,
                 CheckpointRow(
                     run_id,
                     "",
                     0,
                     0,
-                    number,
+                    0,
                     0,
                     reads.run(c, run_id).frame_no,
                     goal.place.cwd,
@@ -215,7 +265,9 @@ def _goal_of(
     return found, _Goal(place, found.commit_id, _known(place, every))
 
 
-def _goals(c: reads.Session, run_id: str, frame_no: int, attempt: Attempt | None) -> list[_Goal]:
+def _goals(
+    c: reads.Session, run_id: str, frame_no: int, attempt: Attempt | None, *, is_told: bool = True
+) -> list[_Goal]:
     reads.run(c, run_id)
     every = rows.checkpoints(c, run_id)
     before = frame_no
@@ -232,7 +284,8 @@ def _goals(c: reads.Session, run_id: str, frame_no: int, attempt: Attempt | None
             continue
         commit = earlier[-1].commit_id if earlier else place.base_ref
         if commit is None and all(row.commit_id is None for row in mine):
-            log.warning("files are not put back: %s", place.problem or mine[-1].problem, extra={"run_id": run_id})
+            if is_told:
+                log.warning("files are not put back: %s", place.problem or mine[-1].problem, extra={"run_id": run_id})
             continue
         if commit is None:
             problem = earlier[-1].problem if earlier else place.problem
@@ -250,6 +303,7 @@ def _began(c: reads.Session, run_id: str, attempt: Attempt) -> int:
     return 0 if row is None else int(row[0])
 
 
-def _known(place: WorkspaceRow, every: Sequence[CheckpointRow]) -> frozenset[str]:
-    trees = {row.tree_id for row in every if row.cwd == place.cwd}
-    return frozenset(tree for tree in (*trees, place.base_tree) if tree is not None)
+def _known(place: WorkspaceRow, every: Sequence[CheckpointRow]) -> tuple[str, ...]:
+    """The trees of a folder that are stored, the newest last."""
+    trees = (place.base_tree, *(row.tree_id for row in every if row.cwd == place.cwd))
+    return tuple(tree for tree in trees if tree is not None)

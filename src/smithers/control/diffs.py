@@ -15,8 +15,8 @@ from pydantic_core import from_json, to_json
 from smithers.control.control import Control
 from smithers.errors import AttemptNotFinished, AttemptNotFound, DiffTooLarge, NodeNotFound, RunActive, VcsError
 from smithers.scheduler.states import RunStatus
+from smithers.store.sql import branching, reads, run_pages
 from smithers.store.sql import checkpoints as rows
-from smithers.store.sql import reads, run_pages
 from smithers.store.sql.checkpoints import CheckpointRow, WorkspaceRow
 from smithers.vcs.bundles import MAX_BYTES, Oversized, Patch, patches_between, wire_bundle
 from smithers.vcs.repository import Repository
@@ -80,15 +80,28 @@ def _asked(c: reads.Session, run_id: str, node_id: str, iteration: int) -> _Aske
         raise AttemptNotFinished(f"attempt {attempt.attempt} of {node_id!r} is still {attempt.state}", details)
     row = rows.attempt_checkpoint(c, run_id, node_id, iteration, attempt.attempt)
     if row is None:
-        raise AttemptNotFinished(
-            f"attempt {attempt.attempt} of {node_id!r} has no checkpoint: it used no tool that changes files", details
+        maker = _maker(c, run_id, attempt.frame_no)
+        why = (
+            "it used no tool that changes files"
+            if maker == run_id
+            else f"it was made in run {maker!r}, which has what there is of it"
         )
+        raise AttemptNotFinished(f"attempt {attempt.attempt} of {node_id!r} has no checkpoint: {why}", details)
     if row.commit_id is None:
         raise VcsError(f"the files of {node_id!r} are not stored: {row.problem}", details)
     base, place = rows.base_of(c, row), rows.workspace(c, run_id, row.cwd)
     if base is None or place is None:
         raise VcsError(f"there is nothing stored that {node_id!r} could be compared with", details)
     return _Asked(row, base, place, rows.cached_diff(c, run_id, node_id, iteration, base, row.commit_id))
+
+
+def _maker(c: reads.Session, run_id: str, began: int) -> str:
+    """The run that made an attempt which began in this frame: a fork has attempts of the run that it was made of."""
+    branch = branching.branch_of(c, run_id)
+    while branch is not None and began <= branch.parent_frame_no:
+        run_id = branch.parent_run_id
+        branch = branching.branch_of(c, run_id)
+    return run_id
 
 
 async def run_diff(control: Control, run_id: str) -> Wire:

@@ -20,7 +20,7 @@ from smithers.graph.frames import decode_frame
 from smithers.graph.tree import TreeNode
 from smithers.jsons import int_of, object_of, text_of
 from smithers.store.interface import FrameRow, NodeRow, RunRow
-from smithers.store.sql import pages, reads, run_pages
+from smithers.store.sql import lineage, pages, reads, run_pages
 from smithers.store.sql.lineage import TERMINAL
 
 
@@ -35,6 +35,8 @@ class Diagnosis:
     iteration: int | None
     since_ms: int | None
     blockers: tuple[Blocker, ...]
+    top_run_id: str
+    """The run that has to be resumed for this one to go on: for that of a subflow the outermost above it."""
     more: int = 0
     """How many blockers are left out."""
     now_ms: int = 0
@@ -82,6 +84,7 @@ def of_run(c: reads.Session, run_id: str, now: int) -> Diagnosis:
         iteration=None,
         since_ms=since,
         blockers=shown,
+        top_run_id=lineage.driven_by(c, run_id).run_id,
         more=more,
         now_ms=now,
     )
@@ -126,7 +129,7 @@ def of_node(c: reads.Session, run_id: str, node_id: str, iteration: int | None, 
     shown, more = _bounded(own)
     return Diagnosis(
         run=run, state=state, node=node, node_id=key[0], iteration=key[1], since_ms=_since(node, own), blockers=shown,
-        more=more, now_ms=now,
+        top_run_id=lineage.driven_by(c, run_id).run_id, more=more, now_ms=now,
     )  # fmt: skip
 
 

@@ -171,14 +171,18 @@ async def frame_list(
 
 
 async def frame(control: Control, run_id: str, frame_no: int | None = None) -> dict[str, object] | None:
-    """One frame, the newest by default, as it is sent; None if there is none of this number. Raises `RunNotFound`."""
+    """One frame, by default the newest with a tree of its own, as it is sent; one without has the tree of the one before.
+    None if there is none of this number. Raises `RunNotFound`."""
 
     def query(c: reads.Session) -> list[dict[str, object]]:
-        reads.run(c, run_id)
+        run = reads.run(c, run_id)
+        if frame_no is not None and frame_no > run.frame_no:
+            return []
         return _frames(run_id, pages.frame_rows(c, run_id, frame_no), 1)
 
-    found = await control.store.aread(query)
-    return found[0] if found else None
+    for found in await control.store.aread(query):
+        return found if frame_no is None else {**found, "frameNo": frame_no}
+    return None
 
 
 def _frames(run_id: str, rows: list[FrameRow], wanted: int) -> list[dict[str, object]]:

@@ -101,7 +101,7 @@ def _headline(c: reads.Session, run: RunRow, waits: Sequence[Blocker], counts: M
 
 def _reasons(waits: Sequence[Blocker], run_id: str) -> list[str]:
     """What is waited for, in words, the same things once."""
-    below = [b for b in waits if b.kind not in ("child", "working")]
+    below = [b for b in waits if b.kind not in ("child", "working", "interrupted")]
     found: list[str] = []
     for blocker in below or waits:
         where = "" if blocker.run_id == run_id else f" in {blocker.run_id}"
@@ -168,6 +168,11 @@ def _work(c: reads.Session, run: RunRow, counts: Mapping[str, int]) -> str:
     return line + (f" The longest took {_listed(longest[:SHOWN])}." if longest and total > 1 else "")
 
 
+_TOLD_APART: Final = (
+    "working", "interrupted", "child", "ready", "owner-dead", "owner-silent", "unowned", "rewound", "reset"
+)  # fmt: skip
+
+
 def _under_way(waits: Sequence[Blocker], run: RunRow, now: int) -> str:
     if run.status != "running":
         return ""
@@ -177,11 +182,13 @@ def _under_way(waits: Sequence[Blocker], run: RunRow, now: int) -> str:
         shown = [f"{b.place} for {duration(now - (b.since_ms or now))}" for b in at_work[:SHOWN]]
         more = len(at_work) - SHOWN
         lines.append(f"At work now: {_listed(shown + ([f'{more} more'] if more > 0 else []))}.")
-    others = [
-        b
-        for b in waits
-        if b.kind not in ("working", "child", "ready", "owner-dead", "owner-silent", "unowned", "rewound", "reset")
-    ]
+    cut_off = [b.place for b in waits if b.kind == "interrupted" and b.run_id == run.run_id]
+    if cut_off:
+        more = len(cut_off) - SHOWN
+        lines.append(
+            f"Cut off, and to begin anew: {_listed(cut_off[:SHOWN] + ([f'{more} more'] if more > 0 else []))}."
+        )
+    others = [b for b in waits if b.kind not in _TOLD_APART]
     if others:
         lines.append(f"It also waits for {_listed(_reasons(others, run.run_id))}.")
     return " ".join(lines)

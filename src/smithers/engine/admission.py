@@ -86,8 +86,7 @@ def run_config(
     tools: ToolOptions = DEFAULT,
 ) -> dict[str, object]:
     """What is stored of a launch beside its input. Raises `InvalidInput` naming the option."""
-    if max_concurrency is not None and (isinstance(max_concurrency, bool) or max_concurrency < 1):
-        raise InvalidInput(f"max_concurrency must be at least 1, not {max_concurrency!r}")
+    check_limit(max_concurrency)
     config: dict[str, object] = {}
     if annotations:
         check_json(annotations, "annotations")
@@ -108,6 +107,12 @@ def run_config(
         if (traceparent := launching_traceparent()) is not None:
             config["traceparent"] = traceparent
     return config
+
+
+def check_limit(max_concurrency: object) -> None:
+    """Hold the most leaves of a run at once to what lets any begin. Raises `InvalidInput`."""
+    if max_concurrency is not None and (type(max_concurrency) is not int or max_concurrency < 1):
+        raise InvalidInput(f"max_concurrency must be a whole number of at least 1, not {max_concurrency!r}")
 
 
 def workflow_hash(workflow: SmithersWorkflow, path: Path | None) -> str | None:

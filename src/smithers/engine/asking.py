@@ -16,6 +16,7 @@ from smithers.engine.functions import arguments_for
 from smithers.engine.runtime import TaskRuntime, acting_as
 from smithers.engine.sharing import AttemptContext
 from smithers.errors import TaskEmptyPrompt
+from smithers.errors.base import storable
 from smithers.events import event
 from smithers.graph.plan import LeafNode
 
@@ -50,7 +51,7 @@ async def ask(
         place = f"You work in {done.root_dir}, a git worktree of its own. Change files in it and nowhere else."
         prompt = f"{place}\n\n{prompt}"
     done.meta = {"kind": "agent", "prompt": prompt}
-    done.measured = {**(done.measured or {}), "promptSizeBytes": len(prompt.encode("utf-8", "surrogatepass"))}
+    done.measured = {**(done.measured or {}), "promptSizeBytes": len(prompt.encode())}
     call = AgentCall(
         prompt=prompt,
         output_type=leaf.schema,
@@ -78,9 +79,9 @@ async def ask(
             observer=Observer(on_usage=_usage_teller(shared, done)),
             now_ms=shared.now_ms,
         )
-    done.text = result.text
     if result.text is not None:
-        done.measured["responseSizeBytes"] = len(result.text.encode("utf-8", "surrogatepass"))
+        done.text = storable(result.text)
+        done.measured["responseSizeBytes"] = len(done.text.encode())
     done.meta |= {"agentId": result.agent_id, "agentEngine": result.engine, "agentModel": result.model}
     if result.messages is not None:
         done.meta["agentConversation"] = result.messages
@@ -100,7 +101,7 @@ def _prompt(shared: AttemptContext, leaf: LeafNode, element: Task) -> str:
         prompt = prompt(*positional, **named)
     if not isinstance(prompt, str) or not prompt.strip():
         raise TaskEmptyPrompt(f"{element!r} has an empty prompt", {"nodeId": leaf.key[0]})
-    return prompt
+    return storable(prompt)
 
 
 def _teller(

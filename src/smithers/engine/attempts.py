@@ -124,6 +124,7 @@ async def run_attempt(
         done.is_over = True
         done.is_touching = runtime.is_touching
         runtime.abort()
+        done.unsafe_calls = runtime.unsafe_calls  # after the abort: whoever begins a call from now on is refused
         if liveness is not None:
             liveness.stop()
 

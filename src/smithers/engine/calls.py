@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 from smithers.engine.hub import Hub
 from smithers.engine.tooling import DEFAULT, ToolOptions
-from smithers.errors import OwnershipError, TaskAborted
+from smithers.errors import OwnershipError, RunNotFound, TaskAborted
 from smithers.events import EventDraft, event
 from smithers.records import dataclass
-from smithers.store.calls import CallEnd, CallState, JournalEntry, ToolCallRow
+from smithers.store.calls import MAX_GIVEN, CallEnd, CallState, JournalEntry, ToolCallRow, UnsafeCall
 from smithers.store.interface import CancelRequested
 from smithers.store.sql import calls, effects
 from smithers.store.sql.store import SqlStore
@@ -68,6 +68,8 @@ class RunTools:
                     "tools": sorted({call.tool_name for call in risky}),
                 },
             )
+        journal = AttemptJournal(self, runtime)
+        runtime.unsafe_calls = journal.unsafe
         return ToolContext(
             root_dir=runtime.root_dir.absolute(),
             allow_network=options.allow_network,
@@ -78,7 +80,7 @@ class RunTools:
             node_id=runtime.node_id,
             iteration=runtime.iteration,
             attempt=runtime.attempt,
-            journal=AttemptJournal(self, runtime),
+            journal=journal,
             aborted=runtime.aborted,
             on_touch=runtime.touches_files,
             git_dir=runtime.git_dir,
@@ -123,15 +125,25 @@ class AttemptJournal:
 
     Both records of a call with a side effect are durable before anything goes on because of them. Those of other calls
     are handed in and not waited for: the writer keeps the order, so they are durable no later than the attempt's result.
+
+    Attributes:
+        unsafe: calls that must not be repeated unasked and may have been made, by token.
     """
 
     def __init__(self, tools: RunTools, runtime: TaskRuntime) -> None:
         self._tools = tools
         self._runtime = runtime
+        self.unsafe: dict[str, UnsafeCall] = {}
 
     async def intended(self, record: ToolCallRecord) -> None:
         """Write that a call begins. Raises `LeaseLost`, `StorageError`, or `TaskAborted`: the attempt is to end, or has."""
+        if record.is_unsafe:
+            # before the look at the attempt, which may be of another thread: who ends it finds the call here, or it is refused
+            given = record.input_json[:MAX_GIVEN]
+            call = UnsafeCall(record.call_token, record.attempt, record.seq, record.tool_name, given, False)
+            self.unsafe[record.call_token] = call
         if self._runtime.aborted.is_set():
+            self.unsafe.pop(record.call_token, None)
             raise TaskAborted(f"{record.tool_name} is not called: the attempt is over")
         row = ToolCallRow(
             run_id=record.run_id,
@@ -153,6 +165,7 @@ class AttemptJournal:
             accepts_idempotency_key=int(record.accepts_idempotency_key),
             has_revert=int(record.has_revert),
             idempotency_key=record.idempotency_key,
+            contained=int(record.contained),
         )
         told = event(
             "ToolCallStarted",
@@ -163,7 +176,11 @@ class AttemptJournal:
             toolName=record.tool_name,
             seq=record.seq,
         )
-        await self._write(record, row, told)
+        try:
+            await self._write(record, row, told)
+        except (TaskAborted, OwnershipError, RunNotFound):  # it is not on record; after any other error it may be
+            self.unsafe.pop(record.call_token, None)
+            raise
 
     async def finished(self, record: ToolCallRecord) -> None:
         """Write how a call ended. Raises `LeaseLost` or `StorageError`: the call stays on record as begun."""
@@ -182,6 +199,8 @@ class AttemptJournal:
             truncated=True if record.is_output_cut else None,
         )
         await self._write(record, end, told)
+        if is_ok and (call := self.unsafe.get(record.call_token)) is not None:
+            self.unsafe[record.call_token] = call._replace(has_succeeded=True)
 
     async def _write(self, record: ToolCallRecord, call: ToolCallRow | CallEnd, told: EventDraft) -> None:
         tools = self._tools
@@ -229,6 +248,7 @@ def _records(rows: Sequence[ToolCallRow]) -> tuple[ToolCallRecord, ...]:
             accepts_idempotency_key=bool(row.accepts_idempotency_key),
             has_revert=bool(row.has_revert),
             idempotency_key=row.idempotency_key,
+            contained=bool(row.contained),
         )
         for row in rows
     )

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from smithers.components.composites import Subflow
 from smithers.components.scope import Key
 from smithers.components.workflow import SmithersWorkflow
-from smithers.engine.completions import Completion, abort_error, finish
+from smithers.engine.completions import Completion, abort_error, finish, held_by
 from smithers.engine.leases import may_take_over
 from smithers.engine.loading import load_workflow
 from smithers.errors import (
@@ -19,6 +19,7 @@ from smithers.errors import (
     RunAlreadyExists,
     RunNotActive,
     SmithersError,
+    StorageError,
     TaskTimeout,
     WorkflowExecutionFailed,
 )
@@ -47,25 +48,29 @@ async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
     left = None if due is None else max(0, due - engine.clock.now_ms())
     _name_task(driver, leaf.key)
     try:
-        handle = await engine.launch(
-            workflow,
-            element.input,
-            run_id=run_id,
-            parent_run_id=driver.state.run_id,
-            auth=driver.state.data.auth,
-            root_dir=driver.options.root_dir if done.root_dir is None else str(done.root_dir),
-            max_concurrency=driver.options.max_concurrency,
-            allow_network=tools.allow_network,
-            sandbox=tools.sandbox,
-            max_output_bytes=tools.max_output_bytes,
-            tool_timeout_ms=tools.timeout_ms,
+        handle = await driver.patiently(
+            lambda: engine.launch(
+                workflow,
+                element.input,
+                run_id=run_id,
+                parent_run_id=driver.state.run_id,
+                auth=driver.state.data.auth,
+                root_dir=driver.options.root_dir if done.root_dir is None else str(done.root_dir),
+                max_concurrency=driver.options.max_concurrency,
+                allow_network=tools.allow_network,
+                sandbox=tools.sandbox,
+                max_output_bytes=tools.max_output_bytes,
+                tool_timeout_ms=tools.timeout_ms,
+            )
         )
     except RunAlreadyExists:
         if left == 0 and await _stop(engine, run_id):
             raise _late(done, element) from None
         try:
             is_retry, is_new = driver.state.failures_ever(leaf.key) > 0, driver.state.generation > 0
-            handle = await _existing(engine, run_id, workflow, is_retry=is_retry, is_new=is_new)
+            handle = await driver.patiently(
+                lambda: _existing(engine, run_id, workflow, is_retry=is_retry, is_new=is_new)
+            )
         except OwnershipError:  # another process drives it; its end wakes this run
             done.parked = NodeState.WAITING_EVENT
             return
@@ -75,8 +80,15 @@ async def run_child(driver: Driver, done: Completion, element: Subflow) -> None:
     except TimeoutError:
         await _stop(engine, run_id)
         raise _late(done, element) from None
+    except OwnershipError:  # another process has taken it over; its end wakes this run
+        done.parked = NodeState.WAITING_EVENT
+        return
+    except StorageError:  # it was given up, because the database was away; it has not failed, and goes on
+        engine.care_for(run_id, workflow)
+        done.parked = NodeState.WAITING_EVENT
+        return
     if result.status is RunStatus.FINISHED:
-        finish(done, driver.state.table(leaf), _unwrap(result))
+        finish(done, driver.state.table(leaf), _unwrap(result), is_by_name=True)
     elif result.status.is_parked:
         engine.care_for(result.run_id, workflow)  # it may have been continued as another run
         done.parked = _waiting_state(result.status)
@@ -127,23 +139,25 @@ def _name_task(driver: Driver, key: Key) -> None:
 async def _existing(
     engine: Engine, run_id: str, workflow: SmithersWorkflow, *, is_retry: bool, is_new: bool
 ) -> RunHandle:
-    """The child that an earlier attempt has started. It goes on if it can: also after it was cancelled with its parent,
-    or failed and this is another try.
+    """The child that an earlier attempt has started, as whatever it was continued. It goes on if it can: also after it was
+    cancelled with its parent, or failed and this is another try.
 
     Args:
         is_new: the workflow's source was loaded anew since; the child takes it as its parent has.
     """
     row = await engine.run_row(run_id)
+    while row.status == "continued":
+        row = await engine.run_row(await engine.next_run_id(row.run_id))
     was_stopped = row.status == "cancelled" and row.cancel_request_source == "parent"
     if was_stopped or (row.status == "failed" and is_retry):
-        return await engine.resume(run_id, workflow, accept_workflow_change=is_new)
-    return await engine.attach(run_id, workflow, accept_workflow_change=is_new)
+        return await engine.resume(row.run_id, workflow, accept_workflow_change=is_new)
+    return await engine.attach(row.run_id, workflow, accept_workflow_change=is_new)
 
 
 def _unwrap(result: RunResult) -> object:
     """None for no row, the row for one, the list for many."""
     rows: list[BaseModel] = result.output or []
-    plain = [row.model_dump() for row in rows]
+    plain = [held_by(row) for row in rows]
     return plain[0] if len(plain) == 1 else (plain or None)
 
 

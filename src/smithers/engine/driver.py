@@ -20,7 +20,7 @@ from smithers.engine.ending import Ending, broken, ending_of, parking_status, re
 from smithers.engine.flow import Flow
 from smithers.engine.generations import Generation, Handover, hand_over
 from smithers.engine.intake import Intake
-from smithers.engine.recovery import carry, close_lost_attempts, reopen
+from smithers.engine.recovery import Carried, carry, close_lost_attempts, reopen
 from smithers.engine.result import RunResult
 from smithers.engine.settle import Settler
 from smithers.engine.sharing import AttemptContext
@@ -28,7 +28,7 @@ from smithers.engine.state import RunState
 from smithers.engine.tooling import DEFAULT, ToolOptions
 from smithers.engine.waits import WaitDesk
 from smithers.engine.work import Work
-from smithers.errors import LeaseLost, SmithersError, StorageError, StorageUnreachable
+from smithers.errors import IncompatibleSchema, LeaseLost, SmithersError, StorageError, StorageUnreachable
 from smithers.scheduler.states import RunStatus
 from smithers.store.interface import CancelRequested, LoadedRun, NewRun, NewWakeup, Step
 from smithers.store.sql.checkpoints import add_files
@@ -66,7 +66,7 @@ class Driver:
         self.is_ending = False
         self.recovered: LoadedRun | None = None
         """What was read at the claim, if this run was taken over."""
-        self.carried: LoadedRun | None = None
+        self.carried: Carried | None = None
         """The rows that a continued run brings along from the one before."""
         self.reopens = False
         """Whether nodes that were cancelled with the run may run again."""
@@ -233,6 +233,10 @@ class Driver:
                 if not self.intake.is_cancelling:
                     self.intake.take_in()
                     ending = self._advance()
+                if self.flow.new_tables:
+                    await self._make_tables()
+            except IncompatibleSchema as error:
+                ending = self._broken(error)
             except (StorageError, LeaseLost):
                 raise
             except SmithersError as error:
@@ -275,6 +279,11 @@ class Driver:
         halting = self.intake.is_pausing or self._releasing
         outcome = self.flow.advance(is_halting=halting, starve=lambda: self.engine.agents.starve(self, self.poke))
         return None if outcome is None else ending_of(self.state, outcome, self.engine.clock.now_ms(), self.flow.tree)
+
+    async def _make_tables(self) -> None:
+        """Make the tables of workflows that this step mounts. Raises `IncompatibleSchema`."""
+        tables, self.flow.new_tables = self.flow.new_tables, []
+        await self.patiently(lambda: self.engine.store.ensure_tables(tables))
 
     async def _sleep(self) -> None:
         if self.intake.completions or self._wake.is_set():
@@ -369,11 +378,11 @@ class Driver:
         """Stop all work and end the run as cancelled."""
         self.is_ending = True
         await self.work.stop(ABORT_SETTLE_S)
+        store, state = self.engine.store, self.state
         if files := self.work.files_left():
-            await self.engine.store.awrite(lambda c: add_files(c, files))
-        state = self.state
-        fence = (state.owner, state.epoch)
-        if not await self.engine.store.finalize_cancel(state.run_id, self.engine.clock.now_ms(), fence):
+            await self.patiently(lambda: store.awrite(lambda c: add_files(c, files)))
+        fence, now_ms = (state.owner, state.epoch), self.engine.clock.now_ms()
+        if not await self.patiently(lambda: store.finalize_cancel(state.run_id, now_ms, fence)):
             raise LeaseLost(f"run {state.run_id!r} was taken over while it was being cancelled")
         self.engine.hub.touch(state.run_id)
         if not self.result.done():

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def begin(state: RunState, effect: SideEffect, done: Completion) -> None:
     """Write into the step that an attempt begins which may have an effect."""
     node_id, iteration = done.leaf.key
-    flags = (int(effect.idempotent), int(effect.revert is not None))
+    flags = (int(effect.idempotent), int(effect.accepts_idempotency_key), int(effect.revert is not None))
     at = (state.run_id, node_id, iteration, done.attempt)
     done.effect_token = uuid4().hex
     state.row("effect", *at, done.effect_token, node_id, done.started_at_ms, *flags, state.step.frame_no)

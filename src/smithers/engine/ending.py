@@ -14,6 +14,7 @@ from smithers.engine.waits import WaitDesk
 from smithers.engine.work import Work
 from smithers.errors import DependencyDeadlock, SmithersError, error_object
 from smithers.graph.arms import arms_by_id
+from smithers.graph.plan import LoopNode
 from smithers.records import dataclass
 from smithers.scheduler.scheduler import Continued, Deadlocked, Failed, Finished, Outcome
 from smithers.scheduler.states import NodeState, RunStatus
@@ -29,6 +30,8 @@ class Ending:
     status: RunStatus
     error: dict[str, object] | None = None
     successor: NewRun | None = None
+    hands_on_signals: bool = False
+    """Whether signals that nobody has taken go on to the successor: a loop that hands over does not know that it does."""
 
 
 def ending_of(state: RunState, outcome: Outcome, now_ms: int, tree: Element) -> Ending:
@@ -39,7 +42,8 @@ def ending_of(state: RunState, outcome: Outcome, now_ms: int, tree: Element) -> 
         case Failed(failure):
             return Ending(RunStatus.FAILED, failure_error(failure, state.errors))
         case Continued(node):
-            return Ending(RunStatus.CONTINUED, successor=next_run(state, node, now_ms))
+            heir = next_run(state, node, now_ms)
+            return Ending(RunStatus.CONTINUED, successor=heir, hands_on_signals=isinstance(node, LoopNode))
         case Deadlocked(waiting):
             missing = {state_key(key): list(ids) for key, ids in waiting.items()}
             arms = arms_by_id(tree)
@@ -84,6 +88,8 @@ def write_ending(state: RunState, ending: Ending, desk: WaitDesk, work: Work) ->
     elif status is RunStatus.CONTINUED:
         assert ending.successor is not None
         state.step.successor = ending.successor
+        if ending.hands_on_signals:
+            state.step.signals_on = state.untaken_signals(), state.last_signal
         size = len(ending.successor.config_json)
         state.tell("RunContinuedAsNew", None, newRunId=ending.successor.run_id, iteration=0, carriedStateSize=size)
     elif status is RunStatus.RUNNING:

@@ -24,6 +24,7 @@ from smithers.engine.admission import (
     LaunchStamp,
     Place,
     check_claimable,
+    check_limit,
     check_unchanged,
     checked_run_id,
     run_config,
@@ -32,6 +33,7 @@ from smithers.engine.admission import (
 from smithers.engine.continuation import new_run_id
 from smithers.engine.driver import Driver, DriverOptions
 from smithers.engine.keeping import Keeper, RunHandle, path_of
+from smithers.engine.mounting import restore_mounted
 from smithers.engine.recovery import restore
 from smithers.engine.result import RunResult
 from smithers.engine.state import RunState
@@ -43,6 +45,7 @@ from smithers.scheduler.states import RunStatus
 from smithers.store.columns import TableDef
 from smithers.store.interface import LaunchedBefore, LoadedRun, NewRun, RunRow
 from smithers.store.sql import queue, reads
+from smithers.store.sql.lineage import is_child
 
 __all__ = ["Engine", "RunHandle"]
 log = logging.getLogger(__name__)
@@ -98,7 +101,10 @@ class Engine(Keeper):
             RunAlreadyExists: the run id is taken.
             QuotaExceeded: too many runs wait.
         """
-        run_id = checked_run_id(run_id) if run_id is not None else new_run_id()
+        if run_id is None:
+            run_id = new_run_id()
+        elif not is_child(run_id, parent_run_id):  # those of subflows grow with their depth, and are made here
+            run_id = checked_run_id(run_id)
         value, text = workflow.parse_input(input)
         if hint := unknown_keys(workflow.input_model, input):
             log.warning(hint, extra={"run_id": run_id})
@@ -112,6 +118,9 @@ class Engine(Keeper):
             config |= {"gatewayWorkflowKey": stamp.workflow_key, "gatewaySystem": stamp.is_system, **stamp.config}
             tools = ToolOptions.of(config).check()
         await self._prepare(workflow)
+        if idempotency_key is not None:  # the same may be asked for twice at once: then the first is not stored yet
+            while (first := self.drivers.get(run_id)) is not None and not first.is_admitted:
+                await asyncio.wait([first.admitted])
         if run_id in self.drivers:
             if idempotency_key is None or await self._key_of(run_id) != idempotency_key:
                 raise RunAlreadyExists(run_id)
@@ -162,13 +171,14 @@ class Engine(Keeper):
         driver = Driver(self, state, options, launch)
         self.drivers[state.run_id] = driver
         handle = self._handles[state.run_id] = RunHandle(state.run_id, self.loop.create_future())
-        self._spawn(self._host(driver, handle))
+        self._spawn(self._host(driver, handle), is_hosting=True)
         try:
-            await driver.admitted
+            # shielded: if the caller is cancelled, the run goes on for whoever else has, or gets, its handle
+            await asyncio.shield(driver.admitted)
         except LaunchedBefore as earlier:
             handle.result.cancel()
             return await self._earlier(earlier.run_id, state.workflow, state.input_json)
-        except BaseException:
+        except Exception:
             handle.result.cancel()
             raise
         return handle
@@ -182,6 +192,8 @@ class Engine(Keeper):
         """Drive a run, and the runs that it is continued as."""
         try:
             while True:
+                if self._is_closing:
+                    driver.release()
                 await driver.run()
                 result = driver.result.result()
                 if result.status is not RunStatus.CONTINUED or result.next_run_id is None:
@@ -281,7 +293,8 @@ class Engine(Keeper):
             resumed_by: who asked, as JSON; recorded with the run, apart from who launched it.
 
         Raises:
-            RunNotFound, RunNotResumable, RunOwnerAlive, RunStillRunning, InputMismatch, ResumeMetadataMismatch, LeaseLost.
+            RunNotFound, RunNotResumable, RunOwnerAlive, RunStillRunning, InputMismatch, ResumeMetadataMismatch, LeaseLost;
+            InvalidInput for a `max_concurrency` below 1.
         """
         async with self._claiming(run_id):
             if run_id in self.drivers:
@@ -294,12 +307,14 @@ class Engine(Keeper):
                 return self._ended(run_id, await self._stored_result(run, workflow))
             if expect_epoch is not None and run.epoch != expect_epoch:
                 raise _was_claimed(run_id)
+            check_limit(max_concurrency)
             now, lease = self.clock.now_ms(), self.settings.lease_ms
             check_claimable(run, owner=self.owner, now_ms=now, lease_ms=lease, force=force)
             path = Path(run.workflow_path) if run.workflow_path else workflow.source_path
             changed = check_unchanged(loaded, workflow, path, input, accept=accept_workflow_change)
             loaded, epoch = await self._claim(loaded, tables, is_automatic=is_automatic, resumed_by=resumed_by)
             state = restore(loaded, workflow, tables, self.owner, epoch)
+            await restore_mounted(self.store, state, loaded, tables)
             limit = max_concurrency if max_concurrency is not None else int_of(state.config.get("max_concurrency"))
             root = root_dir or text_of(state.config.get("rootDir"))
             options = DriverOptions(limit, root, ToolOptions.of(state.config))
@@ -311,7 +326,7 @@ class Engine(Keeper):
             driver.carried = await self._carried(state, tables)
             self.drivers[run_id] = driver
             handle = self._handles[run_id] = RunHandle(run_id, self.loop.create_future())
-            self._spawn(self._host(driver, handle))
+            self._spawn(self._host(driver, handle), is_hosting=True)
             return handle
 
     async def _claim(

@@ -13,17 +13,19 @@ from pydantic_core import to_json
 
 from smithers.components.context import Context
 from smithers.components.element import Element
-from smithers.components.scope import Key
+from smithers.engine import guard
 from smithers.engine.frames import FrameKeeper
+from smithers.engine.mounting import mounted_tables
 from smithers.engine.recovery import retry_failed
 from smithers.engine.result import failure_error
 from smithers.engine.room import AgentRoom
-from smithers.engine.state import RunState
+from smithers.engine.state import Begun, RunState
 from smithers.errors import SmithersError
 from smithers.graph.extract import extract
-from smithers.graph.plan import Plan
+from smithers.graph.plan import LeafNode, Plan
 from smithers.scheduler.scheduler import Outcome, Scheduler
 from smithers.scheduler.states import NodeState
+from smithers.store.columns import TableDef
 
 if TYPE_CHECKING:
     from smithers.engine.settle import Settler
@@ -60,6 +62,9 @@ class Flow:
         self.work: Work
         self.retries_failed = False
         """Whether what the run failed with is tried again."""
+        self.new_tables: list[TableDef] = []
+        """Those of mounted workflows, which may not be there yet: the driver has them made before the step is stored."""
+        self._mounted: set[TableDef] = set()
 
     @property
     def is_rendered(self) -> bool:
@@ -147,7 +152,7 @@ class Flow:
                 state.move(leaf, S.SKIPPED)
                 state.tell("NodeSkipped", leaf)
                 scheduler.settled(leaf.key)
-            elif leaf.kind.is_wait or (leaf.needs_gate and not leaf.in_slot and not self._is_approved(leaf.key)):
+            elif leaf.kind.is_wait or (not leaf.in_slot and self._has_gate(leaf)):
                 self.desk.arrive(leaf)
             elif not leaf.in_slot:
                 scheduler.resumes(leaf.key)
@@ -160,9 +165,12 @@ class Flow:
             self._room.offer()
         return len(leaves) - begun
 
-    def _is_approved(self, key: Key) -> bool:
-        row = self._state.gates.get(key)
-        return row is not None and row.status == "approved"
+    def _has_gate(self, leaf: LeafNode) -> bool:
+        """Whether a person has yet to agree before work begins: to it at all, or to doing again what was done."""
+        if guard.must_ask(self._state, leaf):
+            return True
+        row = self._state.gates.get(leaf.key)
+        return leaf.needs_gate and (row is None or row.status != "approved")
 
     def _drop_abandoned(self) -> None:
         gone, self.scheduler.abandoned = self.scheduler.abandoned, []
@@ -213,6 +221,10 @@ class Flow:
         for logical, home in plan.homes.items():
             if state.data.homes.get(logical) != home:
                 state.data.homes[logical] = home
+        for table in mounted_tables(plan, state.workflow):
+            if table not in self._mounted:
+                self._mounted.add(table)
+                self.new_tables.append(table)
         self._frames.keep(tree, plan, reason)
         for key, leaf in plan.leaves.items():
             if key not in state.nodes and leaf.region.part not in ("catch", "compensation"):
@@ -237,6 +249,8 @@ class Flow:
             state.failures(plan, failed),
             live=state.live,
             held=state.held,
+            begun=Begun(state.attempts, state.gates),
+            guarded=state.guarded,
             limit=self._limit,
         )
         self.desk.scheduler = self.settler.scheduler = self.scheduler

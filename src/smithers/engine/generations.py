@@ -80,7 +80,7 @@ def _take_over(driver: Driver, generation: Generation) -> None:
     if not flow.is_rendered:
         flow.render()
     rows = carried_rows(state.data, state.workflow.outputs, new.outputs)
-    plan = _tried(state.data, rows, new, state.input_json)
+    plan = tried(state.data, rows, new, state.input_json)
     if plan.name != state.name:
         raise UnsafeReload(f"the workflow's name changed from {state.name!r} to {plan.name!r}")
     _carry_mounted(rows, plan)
@@ -154,8 +154,8 @@ def _newer_tables(driver: Driver, plan: Plan, outputs: Outputs) -> dict[type[Bas
     return found
 
 
-def _tried(data: RunData, rows: Rows, workflow: SmithersWorkflow, input_json: str) -> Plan:
-    """What new code makes of a run; the run stays as it is. Raises what the code raises."""
+def tried(data: RunData, rows: Rows, workflow: SmithersWorkflow, input_json: str) -> Plan:
+    """What code makes of a run with these rows; the run stays as it is. Raises what the code raises."""
     before, patches, input = data.rows, data.new_patches, data.input
     try:
         data.input = workflow.load_input(input_json)

@@ -166,6 +166,7 @@ class Host:
         tried: set[str] = set()
         if finds_orphans:
             self._next_look = time.monotonic() + self._interval_s
+            self._forget_old_failures()
         while candidates := await self._candidates(tried, finds_orphans=finds_orphans):
             woken, left_behind = candidates.woken, candidates.left_behind
             for run_ids, takes in ((woken, True), (left_behind, False)):
@@ -182,6 +183,11 @@ class Host:
             finds_orphans = False  # all of them were in the first lot
         await self._start_queued(tried, report)
         return report
+
+    def _forget_old_failures(self) -> None:
+        """Forget runs that have been left alone long enough for the longest wait to begin anew: most have ended elsewhere."""
+        since = time.monotonic() - MAX_BACKOFF_S
+        self._failing = {run_id: failing for run_id, failing in self._failing.items() if failing[0] > since}
 
     async def _start_queued(self, tried: set[str], report: HostReport) -> None:
         """Start runs of the queue in their order, as long as there is room."""

@@ -109,7 +109,7 @@ class Intake:
                 driver.shared.release_quotas()
                 state.move(leaf, S.PENDING)
                 state.tell("NodePending", leaf)
-            driver.flow.scheduler.resumes(key)
+            driver.flow.scheduler.comes_again(key)
         elif kind == "deadline":
             driver.work.look_at_child(key)
         else:

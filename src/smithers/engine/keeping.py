@@ -22,6 +22,8 @@ from smithers.components.workflow import SmithersWorkflow
 from smithers.engine import leases
 from smithers.engine.clock import Clock, SharedClock, SystemClock
 from smithers.engine.hub import Hub
+from smithers.engine.mounting import restore_mounted
+from smithers.engine.recovery import Carried, is_in_loop, restore
 from smithers.engine.result import RunResult
 from smithers.engine.room import AgentRoom
 from smithers.engine.state import RunState
@@ -38,7 +40,7 @@ from smithers.events import event
 from smithers.records import dataclass
 from smithers.settings import Settings
 from smithers.store.columns import TableDef, table_def
-from smithers.store.interface import LoadedRun, RunRow, StatusChange, Step
+from smithers.store.interface import RunRow, StatusChange, Step
 from smithers.store.sql import moments, reads, wakeups
 
 if TYPE_CHECKING:
@@ -88,6 +90,9 @@ class Keeper:
         self.agents = AgentRoom(self.settings.agents)
         self._cared_for: set[str] = set()
         self._tasks: set[asyncio.Task[object]] = set()
+        self._hosting: set[asyncio.Task[object]] = set()
+        """Those of them that drive runs."""
+        self._is_closing = False
         self._forsaken: set[str] = set()
         """Runs that may be marked as ours although nobody drives them."""
         self._heartbeat: asyncio.Task[None] | None = None
@@ -134,13 +139,20 @@ class Keeper:
             raise RunNotResumable(f"run {run_id!r} was continued, but it is not recorded as what", {"runId": run_id})
         return found
 
-    async def _carried(self, state: RunState, tables: list[TableDef]) -> LoadedRun | None:
+    async def _carried(self, state: RunState, tables: list[TableDef]) -> Carried | None:
         source = state.config.get("carriedFrom")
         if state.frame_no or not isinstance(source, str):
             return None
         names = state.config.get("carried")
         wanted = [t for t in tables if isinstance(names, list) and t.key in names]
-        return await self.store.load(source, wanted)
+        loaded = await self.store.load(source, wanted)
+        written = {node.output_table for node in loaded.nodes if node.output_seq is not None}
+        if is_in_loop(state) and written - {table.name for table in wanted}:
+            before = restore(loaded, state.workflow, wanted, self.owner, 0)
+            mounted = await restore_mounted(self.store, before, loaded, wanted)
+            wanted += [table for table in mounted if table.key not in state.workflow.outputs]
+            loaded = await self.store.load(source, wanted)
+        return Carried(loaded, wanted)
 
     async def _key_of(self, run_id: str) -> str | None:
         return await self.store.aread(lambda c: reads.idempotency_key(c, run_id))
@@ -299,18 +311,19 @@ class Keeper:
         """Run something that nobody waits for."""
         self._spawn(work)
 
-    def _spawn(self, work: Coroutine[object, object, object]) -> None:
+    def _spawn(self, work: Coroutine[object, object, object], *, is_hosting: bool = False) -> None:
         task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        for tasks in (self._tasks, self._hosting) if is_hosting else (self._tasks,):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     async def close(self) -> None:
         """Give all runs up cleanly (their work is stopped, any process may go on with them) and stop."""
+        self._is_closing = True
         for driver in list(self.drivers.values()):
             driver.release()
-        waiting = [driver.result for driver in self.drivers.values()]
-        if waiting:
-            await asyncio.wait(waiting, timeout=10)
+        if self._hosting:
+            await asyncio.wait(list(self._hosting), timeout=10)
         if self._unwatch is not None:
             self._unwatch()
         if self._heartbeat is not None:
@@ -319,6 +332,12 @@ class Keeper:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.wait(list(self._tasks), timeout=1)
+        self.leave()
+
+    def leave(self) -> None:
+        """What of `close` needs no event loop, for when that is closed: hear of nothing any more, and let the threads go."""
+        if self._unwatch is not None:
+            self._unwatch()
         self.threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -28,7 +28,8 @@ _parsing = threading.Lock()
 
 
 def load_workflow(path: str | Path, *, approved_root: object = None, name: str | None = None) -> SmithersWorkflow:
-    """Import a workflow file afresh and find its workflow: the only one, or the one named `workflow` (or `name`).
+    """Import a workflow file afresh and find its workflow: the only one, or the one named `workflow` (or `name`, whether
+    that is what the file calls it or its function's own name).
 
     Modules beside the file can be imported by it, and are imported afresh as well.
 
@@ -47,6 +48,10 @@ def load_workflow(path: str | Path, *, approved_root: object = None, name: str |
     if wanted in found:
         return found[wanted]
     own = [v for v in dict.fromkeys(found.values()) if v.source_path == file] or list(dict.fromkeys(found.values()))
+    if name is not None:
+        own = [v for v in own if v.function_name.replace("_", "-") == name.replace("_", "-")]
+        if len(own) == 1:
+            return own[0]
     if name is not None or not own:
         hint = "decorate a function with the decorator that create_smithers(…) returns"
         raise WorkflowLoadFailed(f"{path} holds no workflow{f' named {name!r}' if name else ''}; {hint}")

@@ -7,6 +7,7 @@ owner that is gone; they are closed as `owner-lost`, cost no retry, and their no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -15,11 +16,12 @@ from smithers.components.rundata import OutputRow, RunData, SignalRow
 from smithers.components.scope import LoopState, state_key
 from smithers.components.workflow import SmithersWorkflow
 from smithers.engine.state import RunState
+from smithers.errors import InvalidOutput
 from smithers.events import event
 from smithers.graph.plan import Plan
 from smithers.jsons import int_of, list_of, object_of
 from smithers.scheduler.states import WAITING, NodeState
-from smithers.store.columns import TableDef, table_def
+from smithers.store.columns import TableDef
 from smithers.store.interface import AttemptChange, LoadedRun, NodeChange, NodeRow, OutputWrite
 
 OWNER_LOST = '{"name":"TaskAborted","code":"TASK_ABORTED","message":"owner-lost","summary":"owner-lost"}'
@@ -47,13 +49,12 @@ def restore(
     state.last_wakeup = loaded.last_wakeup
     data.patches = {patch: bool(side) for patch, side in object_of(config.get("workflowPatches")).items()}
     _restore_nodes(state, loaded)
-    _restore_outputs(state, loaded, tables)
+    restore_outputs(state, loaded, tables)
     for loop in loaded.loops:
         data.loops[loop.ralph_id] = LoopState(loop.iteration, bool(loop.done))
-    if run.frame_no == 0:
-        for loop_id, stored in object_of(continuation.get("loops")).items():
-            iteration, done = list_of(stored)
-            data.loops[loop_id] = LoopState(int_of(iteration) or 0, bool(done))
+    for loop_id, stored in object_of(continuation.get("loops")).items():  # where loops began that have not moved since
+        iteration, done = list_of(stored)
+        data.loops.setdefault(loop_id, LoopState(int_of(iteration) or 0, bool(done)))
     for signal in loaded.signals:
         payload = from_json(signal.payload_json)
         row = SignalRow(payload, signal.signal_name, signal.correlation_id, signal.seq, signal.received_at_ms)
@@ -92,9 +93,22 @@ def _restore_nodes(state: RunState, loaded: LoadedRun) -> None:
         if state.nodes.get(key) is NodeState.FAILED:
             state.errors[key] = from_json(text)
     state.checkpoints = {key: from_json(text) for key, text in loaded.checkpoints.items()}
+    state.guarded = {key: {call.call_token: call for call in calls} for key, calls in loaded.unsafe_calls.items()}
 
 
-def _restore_outputs(state: RunState, loaded: LoadedRun, tables: Sequence[TableDef]) -> None:
+def missing_tables(state: RunState, loaded: LoadedRun) -> set[str]:
+    """Names of the tables in which a run has rows that were not restored: they are of workflows that are mounted in it."""
+    known = state.data.by_key
+    written = (n for n in loaded.nodes if n.output_seq is not None and (n.node_id, n.iteration) not in known)
+    return {node.output_table for node in written if node.output_table}
+
+
+def restore_outputs(state: RunState, loaded: LoadedRun, tables: Sequence[TableDef], *, is_strict: bool = False) -> None:
+    """The run's rows in these tables, as renders see them, but for those that they see already.
+
+    Args:
+        is_strict: also raise `InvalidOutput` for a row that may be of a workflow that is mounted in the run's own.
+    """
     seqs = {(n.node_id, n.iteration): n.output_seq for n in loaded.nodes}
     by_key = {table.key: table for table in tables}
     rows: list[tuple[int, str, OutputRow]] = []
@@ -103,9 +117,14 @@ def _restore_outputs(state: RunState, loaded: LoadedRun, tables: Sequence[TableD
         for values in stored:
             node_id, iteration = str(values[1]), int(values[2] or 0)
             seq = seqs.get((node_id, iteration))
-            if seq is None:
+            if seq is None or (node_id, iteration) in state.data.by_key:
                 continue  # a row of a node that this run does not know: not ours to show
-            payload: BaseModel = table.decode(values[3:])
+            try:
+                payload: BaseModel = table.decode(values[3:])
+            except InvalidOutput:
+                if is_strict or "/" not in node_id:
+                    raise
+                continue
             rows.append((seq, key, OutputRow(payload, node_id, iteration, seq)))
     rows.sort(key=lambda r: r[0])
     for _, key, row in rows:
@@ -156,12 +175,24 @@ def retry_failed(state: RunState, plan: Plan) -> None:
             del state.errors[key]
 
 
-def carry(state: RunState, before: LoadedRun) -> None:
+class Carried(NamedTuple):
+    """What a continued run brings along: the run before, with the rows of these tables."""
+
+    before: LoadedRun
+    tables: list[TableDef]
+
+
+def is_in_loop(state: RunState) -> bool:
+    """Whether a continued run goes on in the middle of a loop."""
+    return object_of(state.config.get("continuation")).get("reason") == "loop-threshold"
+
+
+def carry(state: RunState, carried: Carried) -> None:
     """Write into the first step the finished nodes and rows that a continued run brings along.
 
     A run that goes on in the middle of a loop also brings what has ended without a row: timers, and what was skipped.
     """
-    tables = {o.key: table_def(o.key, o.model) for o in state.workflow.outputs.values()}
+    before, tables = carried.before, {table.key: table for table in carried.tables}
     seqs = {(n.node_id, n.iteration): n for n in before.nodes if n.output_seq is not None}
     rows = [(key, values) for key, stored in before.outputs.items() for values in stored]
     rows.sort(key=lambda r: _seq(seqs.get((str(r[1][1]), int(r[1][2] or 0)))))
@@ -179,7 +210,7 @@ def carry(state: RunState, before: LoadedRun) -> None:
         state.nodes[place] = NodeState.FINISHED
         state.data.remember_home(node.node_id, node.loop_id)
         state.data.add_output(key, OutputRow(table.decode(values[3:]), *place, state.next_output_seq + index))
-    if object_of(state.config.get("continuation")).get("reason") == "loop-threshold":
+    if is_in_loop(state):
         _carry_rowless(state, before)
 
 

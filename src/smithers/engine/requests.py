@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import cast
 
@@ -12,7 +12,17 @@ from pydantic_core import from_json
 from smithers.components.gates import Approval
 from smithers.components.scope import Key
 from smithers.components.task import Task
+from smithers.errors import ReplayUnsafe
+from smithers.graph.plan import LeafNode
+from smithers.store.calls import UnsafeCall
 from smithers.store.interface import ApprovalRow
+
+REPLAY_UNSAFE = "ReplayUnsafeApproval"
+"""The kind of a request to do again what may have had effects that must not be repeated."""
+MOST_CALLS = 5
+"""As many calls are named to a person."""
+MOST_CHARS = 200
+"""As many characters of what a call was given are shown."""
 
 
 def approval_request(element: Approval) -> dict[str, object]:
@@ -43,6 +53,63 @@ def gate_request(element: Task) -> dict[str, object]:
     elif isinstance(given, Mapping):
         found |= {str(k): v for k, v in cast("Mapping[str, object]", given).items()}
     return found
+
+
+def replay_request(element: Task, calls: Collection[UnsafeCall], fingerprint: str) -> dict[str, object]:
+    """What a person is asked before another attempt of a task whose earlier ones have made these calls. Whoever may open the
+    task's own gate may answer."""
+    gate, told = gate_request(element), _told_of(calls)
+    found: dict[str, object] = {
+        "mode": "approve",
+        "kind": REPLAY_UNSAFE,
+        "title": f"Run '{element.label or element.id}' again?",
+        "summary": f"{told[0].upper()}{told[1:]}.",
+        "fingerprint": fingerprint,
+        "calls": [
+            {
+                "attempt": call.attempt,
+                "toolName": call.tool_name,
+                "input": _given(call),
+                "outcome": "succeeded" if call.has_succeeded else "unknown",
+            }
+            for call in _first(calls)
+        ],
+        "callCount": len(calls),
+    }
+    return found | {name: gate[name] for name in ("allowedScopes", "allowedUsers") if name in gate}
+
+
+def unsafe_to_repeat(leaf: LeafNode, calls: Collection[UnsafeCall]) -> ReplayUnsafe:
+    """The end of a task that says that there is to be no other attempt after such calls."""
+    return ReplayUnsafe(
+        f"{leaf.element!r} is not run again: {_told_of(calls)}",
+        {"nodeId": leaf.key[0], "iteration": leaf.key[1], "callCount": len(calls)},
+    )
+
+
+def _told_of(calls: Collection[UnsafeCall]) -> str:
+    """What calls that must not be repeated come to, without what looks like a credential. Names at most five."""
+    told: list[str] = []
+    for call in _first(calls):
+        outcome = "succeeded" if call.has_succeeded else "may or may not have taken effect"
+        told.append(" ".join(filter(None, (f"attempt {call.attempt}:", call.tool_name, _given(call), outcome))))
+    more = len(calls) - len(told)
+    if more:
+        told.append(f"{more} more")
+    return f"earlier attempts may have had effects that would be repeated: {'; '.join(told)}"
+
+
+def _first(calls: Iterable[UnsafeCall]) -> list[UnsafeCall]:
+    return sorted(calls, key=lambda call: (call.attempt, call.seq))[:MOST_CALLS]
+
+
+def _given(call: UnsafeCall) -> str | None:
+    from smithers.observability.redaction import scrub  # runs that ask nothing of the kind do not need it
+
+    if call.given is None:
+        return None
+    text = scrub(call.given)
+    return text if len(text) <= MOST_CHARS else text[:MOST_CHARS] + "…"
 
 
 def decision_row(element: Approval, row: ApprovalRow, model: type[BaseModel] | None) -> dict[str, object]:

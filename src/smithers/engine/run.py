@@ -50,7 +50,19 @@ def shared_engine(db: str, settings: Settings | None = None) -> Engine:
             from smithers.observability.telemetry import observe
 
             _observations[found] = observe(settings, store, found.hub)
+        _leave_closed_loops()
     return found
+
+
+def _leave_closed_loops() -> None:
+    """Close what was left open in event loops that are closed: each `asyncio.run(run_workflow(…))` has one of its own."""
+    loops = [loop for ref in _engines.keyrefs() if (loop := ref()) is not None and loop.is_closed()]
+    for engine in [engine for loop in loops for engine in _engines.pop(loop, {}).values()]:
+        engine.leave()
+        observation = _observations.pop(engine, None)
+        if observation is not None:
+            observation.leave()
+        engine.store.close()
 
 
 async def close_engines() -> None:

@@ -17,6 +17,7 @@ from smithers.records import dataclass
 
 if TYPE_CHECKING:
     from smithers.engine.calls import RunTools
+    from smithers.store.calls import UnsafeCall
     from smithers.tools.context import ToolContext
     from smithers.tools.journal import ToolCallRecord
 
@@ -47,6 +48,8 @@ class TaskRuntime:
     """Whether the work has changed files, or is about to."""
     git_dir: Path | None = None
     """The git directory of the repository that `root_dir` is a worktree of, if it is one."""
+    unsafe_calls: dict[str, UnsafeCall] | None = field(default=None, repr=False)
+    """What its tools have done that must not be repeated unasked, by token; None if it has called none."""
     _effects: int = 0
     _is_aborted: bool = False
     _aborted: threading.Event | None = field(default=None, repr=False)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pydantic_core import to_json
 
 from smithers.components.scope import Key
-from smithers.engine import effects
+from smithers.engine import effects, guard
 from smithers.engine.completions import Completion
 from smithers.engine.retry import delay_ms, retries_of
 from smithers.engine.state import RunState, failure_of
-from smithers.errors import AgentQuotaExceeded, InvalidOutput, SmithersError, error_object
+from smithers.errors import AgentQuotaExceeded, InvalidOutput, SmithersError, error_object, json_safe
 from smithers.events import attempt_event, event
 from smithers.graph.plan import LeafKind, LeafNode
 from smithers.scheduler.scheduler import Scheduler
@@ -40,6 +40,8 @@ class Settler:
             self._state.disarm(done.leaf.key, "deadline")
         if done.leaf.element.side_effect is not None:
             effects.end(self._state, done)
+        if done.unsafe_calls or done.effect_token is not None:
+            guard.take_over(self._state, done)
         if done.files is not None:
             step = self._state.step
             at = (self._state.run_id, *done.leaf.key, done.attempt, step.frame_no, step.now_ms)
@@ -69,6 +71,7 @@ class Settler:
             return
         state.attempt(self._change(done, "finished"))
         state.move(leaf, S.FINISHED, attempt=done.attempt, output=index)
+        state.guarded.pop(key, None)
         state.step.events.append(
             attempt_event("NodeFinished", key[0], key[1], done.attempt)
             if done.measured is None
@@ -107,7 +110,7 @@ class Settler:
         state.tell("NodeRetrying", leaf, attempt=attempt + 1, delayMs=delay)
         self.scheduler.holds(leaf)
         if delay <= 0:
-            self.scheduler.resumes(key)
+            self.scheduler.comes_again(key)
         else:
             state.held.add(key)
             state.arm(key, "retry", state.step.now_ms + delay)
@@ -143,8 +146,15 @@ class Settler:
             None if error is None else to_json(error_object(error)).decode(),
             done.text,
             1 if done.is_cached else None,
-            None if done.meta is None else to_json(done.meta, fallback=str).decode(),
+            None if done.meta is None else _json(done.meta),
         )
+
+
+def _json(meta: dict[str, object]) -> str:
+    try:
+        return to_json(meta, fallback=str).decode()
+    except ValueError:  # half a surrogate pair in what an agent has said: say what can be said
+        return to_json(json_safe(meta)).decode()
 
 
 def _is_retryable(leaf: LeafNode, error: BaseException) -> bool:

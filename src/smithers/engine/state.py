@@ -6,7 +6,7 @@ so memory and database cannot tell different stories once the step is committed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from heapq import heappop, heappush
 
@@ -21,11 +21,25 @@ from smithers.events import EventDraft, event
 from smithers.graph.plan import Failure, LeafNode, Plan
 from smithers.records import dataclass
 from smithers.scheduler.states import WAITING, NodeState, may_follow
+from smithers.store.calls import UnsafeCall
 from smithers.store.columns import TableDef, table_def
 from smithers.store.interface import ApprovalRow, AttemptChange, NodeChange, OutputWrite, SqlValue, Step
 
 TimerKey = tuple[Key, str]
 """(node, kind); kinds are timer, retry, timeout, quota and deadline (of a subflow)."""
+
+
+class Begun:
+    """The nodes that have ever been at work, or were asked about: what they are now may be pending again."""
+
+    __slots__ = ("_attempts", "_gates")
+
+    def __init__(self, attempts: Mapping[Key, object], gates: Mapping[Key, object]) -> None:
+        self._attempts = attempts
+        self._gates = gates
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._attempts or key in self._gates
 
 
 @dataclass(slots=True)
@@ -59,6 +73,8 @@ class RunState:
     checkpoints: dict[Key, object] = field(default_factory=dict[Key, object])
     gates: dict[Key, ApprovalRow] = field(default_factory=dict[Key, ApprovalRow])
     """Decisions that have arrived, for gates and approvals."""
+    guarded: dict[Key, dict[str, UnsafeCall]] = field(default_factory=dict[Key, dict[str, UnsafeCall]])
+    """What attempts that are over have called and must not be repeated unasked, by token; only nodes that have any."""
     consumed: dict[tuple[str, str | None], int] = field(default_factory=dict[tuple[str, str | None], int])
     """The newest signal that a wait has taken, by name and correlation id."""
     timers: dict[TimerKey, int] = field(default_factory=dict[TimerKey, int])
@@ -243,6 +259,15 @@ class RunState:
         while heap and self.timers.get(heap[0][1]) != heap[0][0]:
             heappop(heap)
         return heap[0][0] if heap else None
+
+    # ── signals ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def untaken_signals(self) -> frozenset[int]:
+        """The numbers of the signals that no wait has taken."""
+        taken = self.consumed
+        return frozenset(
+            row.seq for row in self.data.signals if row.seq > taken.get((row.signal_name, row.correlation_id), -1)
+        )
 
     # ── failures ───────────────────────────────────────────────────────────────────────────────────────────────────
 

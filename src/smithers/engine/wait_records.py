@@ -55,11 +55,17 @@ class WaitRecords:
     ) -> int:
         """Waits keep their record in an attempt, as work does; only answers that do not fit take more than one."""
         now = self._state.step.now_ms
-        number = self._state.failures_ever(leaf.key) + 1
+        number = self._number(leaf)
         ended = now if to.is_terminal else None
         text = None if meta is None else to_json(meta).decode()
         self._state.attempt(AttemptChange(*leaf.key, number, to.value, now, ended, error, None, None, text))
         return number
+
+    def _number(self, leaf: LeafNode) -> int:
+        """Of the attempt that keeps the record of a wait that is over; a gate's comes after those of the work behind it."""
+        if leaf.kind.is_wait:
+            return self._state.failures_ever(leaf.key) + 1
+        return self._state.attempts.get(leaf.key, 0) + 1
 
     # ── the end ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -81,9 +87,11 @@ class WaitRecords:
         state.move_key(key, S.CANCELLED)
         state.tell_of("NodeCancelled", key, reason=reason)
 
-    def _finish(self, leaf: LeafNode, value: object, *, meta: Mapping[str, object] | None) -> None:
+    def _finish(
+        self, leaf: LeafNode, value: object, *, meta: Mapping[str, object] | None, is_by_name: bool = False
+    ) -> None:
         state = self._state
-        row, values = self._row_of(leaf, value)
+        row, values = self._row_of(leaf, value, is_by_name=is_by_name)
         index = state.write_output(leaf, row, values)
         self._attempt(leaf, S.FINISHED, meta=meta)
         number = state.failures_ever(leaf.key) + 1
@@ -91,10 +99,10 @@ class WaitRecords:
         state.step.events.append(attempt_event("NodeFinished", *leaf.key, number))
         self.scheduler.settled(leaf.key)
 
-    def _row_of(self, leaf: LeafNode, value: object) -> tuple[BaseModel, tuple[SqlValue, ...]]:
-        """A value as the leaf's row and its columns. Raises `InvalidOutput`."""
+    def _row_of(self, leaf: LeafNode, value: object, *, is_by_name: bool) -> tuple[BaseModel, tuple[SqlValue, ...]]:
+        """A value as the leaf's row and its columns, as `validate` takes it. Raises `InvalidOutput`."""
         try:
-            row = validate(leaf, value)
+            row = validate(leaf, value, is_by_name=is_by_name)
             return row, self._state.table(leaf).encode(row)
         except SmithersError:
             raise
@@ -110,8 +118,7 @@ class WaitRecords:
         state = self._state
         found = error_object(error)
         state.errors[leaf.key] = found
-        self._attempt(leaf, S.FAILED, meta=meta, error=to_json(found).decode())
-        number = state.failures_ever(leaf.key) + 1
+        number = self._attempt(leaf, S.FAILED, meta=meta, error=to_json(found).decode())
         state.move(leaf, S.FAILED, attempt=number)
         state.tell("NodeFailed", leaf, attempt=number, error=found)
         self.scheduler.failures[leaf.key] = failure_of(leaf, found)

@@ -16,7 +16,16 @@ from smithers.components.rundata import SignalRow
 from smithers.components.scope import Key
 from smithers.components.task import Task
 from smithers.components.waits import Timer, WaitForEvent
-from smithers.engine.requests import approval_request, decision_row, gate_request, human_request_id
+from smithers.engine import guard
+from smithers.engine.requests import (
+    REPLAY_UNSAFE,
+    approval_request,
+    decision_row,
+    gate_request,
+    human_request_id,
+    replay_request,
+    unsafe_to_repeat,
+)
 from smithers.engine.state import RunState
 from smithers.engine.wait_records import WaitRecords
 from smithers.errors import (
@@ -29,6 +38,7 @@ from smithers.errors import (
 )
 from smithers.events import attempt_event
 from smithers.graph.plan import LeafKind, LeafNode
+from smithers.jsons import object_of
 from smithers.scheduler.states import NodeState
 from smithers.store.interface import TIMED_OUT, ApprovalRow, HumanRow, Inbox, StoredSignal
 
@@ -70,7 +80,10 @@ class WaitDesk(WaitRecords):
                 self._start_timer(leaf, element)
             case _:
                 assert isinstance(element, Task)
-                self._ask(leaf, gate_request(element), None)
+                if guard.must_ask(self._state, leaf):
+                    self._ask_again(leaf, element)
+                else:
+                    self._ask(leaf, gate_request(element), None)
 
     def _ask(self, leaf: LeafNode, request: dict[str, object], auto: AutoApprove | None) -> None:
         state, key = self._state, leaf.key
@@ -82,17 +95,37 @@ class WaitDesk(WaitRecords):
             self._approve_by_itself(leaf, request, audit=auto.audit)
             return
         if decided is None:
-            now = state.step.now_ms
-            text = to_json(request).decode()
-            row = ApprovalRow(state.run_id, *key, "requested", state.name, now, None, None, None, text, None, 0)
-            state.row("approval", *row, state.step.frame_no, None)
-            state.gates[key] = row
+            self._request(leaf, request)
             self._timeout(leaf)
-        state.tell("ApprovalRequested", leaf, request=request)
-        state.tell("NodeWaitingApproval", leaf, request=request, timeoutAtMs=self._timeout_at(leaf))
-        self._wait(leaf, S.WAITING_APPROVAL)
+        self._await_decision(leaf, request)
         if auto is not None and _holds(auto):
             self._check_history(leaf, auto)
+
+    def _ask_again(self, leaf: LeafNode, element: Task) -> None:
+        """Have a person agree to another attempt of work that may have done what must not be repeated. That takes as long as
+        it takes: `timeout_ms` is the work's. Who has agreed to that has agreed to the work, so there is no other gate."""
+        state = self._state
+        calls = state.guarded[leaf.key]
+        if element.unsafe_replay == "fail":
+            self._fail(leaf, unsafe_to_repeat(leaf, calls.values()))
+            return
+        # whatever was asked before was about less
+        state.step.asked_again += (leaf.key,)
+        request = replay_request(element, calls.values(), guard.fingerprint(calls))
+        self._request(leaf, request)
+        self._await_decision(leaf, request)
+
+    def _request(self, leaf: LeafNode, request: dict[str, object]) -> None:
+        state, now = self._state, self._state.step.now_ms
+        text = to_json(request).decode()
+        row = ApprovalRow(state.run_id, *leaf.key, "requested", state.name, now, None, None, None, text, None, 0)
+        state.row("approval", *row, state.step.frame_no, None)
+        state.gates[leaf.key] = row
+
+    def _await_decision(self, leaf: LeafNode, request: dict[str, object]) -> None:
+        self._state.tell("ApprovalRequested", leaf, request=request)
+        self._state.tell("NodeWaitingApproval", leaf, request=request, timeoutAtMs=self._timeout_at(leaf))
+        self._wait(leaf, S.WAITING_APPROVAL)
 
     def _approve_by_itself(self, leaf: LeafNode, request: dict[str, object], *, audit: bool) -> None:
         state, key, now = self._state, leaf.key, self._state.step.now_ms
@@ -126,9 +159,7 @@ class WaitDesk(WaitRecords):
         due = None if element.timeout_ms is None else state.step.now_ms + element.timeout_ms
         request = self._request_answer(leaf, element, due)
         self._timeout(leaf)
-        state.tell("ApprovalRequested", leaf, request=request)
-        state.tell("NodeWaitingApproval", leaf, request=request, timeoutAtMs=self._timeout_at(leaf))
-        self._wait(leaf, S.WAITING_APPROVAL)
+        self._await_decision(leaf, request)
 
     def _request_answer(self, leaf: LeafNode, element: HumanTask, timeout: int | None) -> dict[str, object]:
         """Have a person asked (again). Returns what is asked."""
@@ -220,7 +251,7 @@ class WaitDesk(WaitRecords):
         assert isinstance(element, Approval)
         if row.status == "approved" or element.on_deny == "continue":
             try:
-                self._finish(leaf, decision_row(element, row, leaf.schema), meta=None)
+                self._finish(leaf, decision_row(element, row, leaf.schema), meta=None, is_by_name=True)
             except SmithersError as error:
                 self._fail(leaf, error)
         elif element.on_deny == "skip":
@@ -360,6 +391,9 @@ def _holds(auto: AutoApprove) -> bool:
 def _denied(leaf: LeafNode, row: ApprovalRow) -> ApprovalDenied:
     by = f" by {row.decided_by}" if row.decided_by else ""
     note = f": {row.note}" if row.note else ""
-    return ApprovalDenied(
-        f"{leaf.element!r} was denied{by}{note}", {"nodeId": leaf.key[0], "decidedBy": row.decided_by}
-    )
+    details: dict[str, object] = {"nodeId": leaf.key[0], "decidedBy": row.decided_by}
+    what = "was denied"
+    if (kind := object_of(from_json(row.request_json)).get("kind")) == REPLAY_UNSAFE:
+        details["kind"] = kind
+        what = "was denied another attempt"
+    return ApprovalDenied(f"{leaf.element!r} {what}{by}{note}", details)

@@ -103,10 +103,10 @@ class Work:
         self._driver.complete(done)
 
     async def _run(self, done: Completion) -> None:
-        leaf = done.leaf
+        leaf, shared = done.leaf, self._driver.shared  # which the driver lets go of, when the run ends before the work
         try:
             if leaf.worktree is not None:
-                done.root_dir = await self._driver.shared.workspaces.worktree(leaf.worktree)
+                done.root_dir = await shared.workspaces.worktree(leaf.worktree)
             if leaf.kind is LeafKind.SUBFLOW:
                 assert isinstance(leaf.element, Subflow)
                 await run_child(self._driver, done, leaf.element)
@@ -118,7 +118,7 @@ class Work:
                     return
             messages = await self._conversation(leaf) if getattr(leaf.element, "fork", None) is not None else None
             await run_attempt(
-                self._driver.shared,
+                shared,
                 done,
                 self._state.table(leaf),
                 self._state.checkpoints.get(leaf.key),
@@ -126,10 +126,10 @@ class Work:
                 messages,
             )
             if done.effect_token is not None and leaf.key not in self._running:
-                await effects.tell_late(self._driver.shared.tools, done.effect_token, done.error)
+                await effects.tell_late(shared.tools, done.effect_token, done.error)
             if done.is_touching and leaf.key in self._running:  # else nobody expects anything of it any more
-                folder = done.root_dir or self._driver.shared.root_dir
-                done.files = await self._driver.shared.workspaces.checkpoint(folder, *leaf.key, done.attempt)
+                folder = done.root_dir or shared.root_dir
+                done.files = await shared.workspaces.checkpoint(folder, *leaf.key, done.attempt)
                 if done.is_aborted:
                     self._left[leaf.key] = done
             if key is not None and done.error is None:
@@ -313,7 +313,8 @@ class Work:
 
     def _schema_signature(self, leaf: LeafNode) -> str:
         assert leaf.output is not None
-        schema = json.dumps([leaf.output.key, leaf.output.model.model_json_schema()], sort_keys=True)
+        # "columns" tells how rows are kept: earlier versions of this project kept them as dumps
+        schema = json.dumps([leaf.output.key, leaf.output.model.model_json_schema(), "columns"], sort_keys=True)
         return hashlib.sha256(schema.encode()).hexdigest()[:16]
 
     async def _from_cache(self, done: Completion, key: str) -> bool:
@@ -328,8 +329,10 @@ class Work:
         if too_old or signature != self._schema_signature(leaf):
             return False
         try:
-            finish(done, self._state.table(leaf), from_json(payload))
-        except SmithersError:
+            table = self._state.table(leaf)
+            stored: dict[str, SqlValue] = from_json(payload)
+            finish(done, table, table.decode([stored[column.name] for column in table.columns]))
+        except (SmithersError, KeyError):  # kept by a model that has changed in what a schema does not tell
             return False
         done.is_cached = True
         done.measured = {"cache": "hit"}
@@ -339,15 +342,16 @@ class Work:
         leaf = done.leaf
         if done.output is None or leaf.output is None:
             return None
+        table = self._state.table(leaf)
         return (
             key,
             self._driver.engine.clock.now_ms(),
             self._state.name,
             leaf.key[0],
-            self._state.table(leaf).name,
+            table.name,
             self._schema_signature(leaf),
             None,
-            done.output.model_dump_json(),
+            to_json({column.name: value for column, value in zip(table.columns, done.values, strict=True)}).decode(),
         )
 
 

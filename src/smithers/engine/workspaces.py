@@ -85,6 +85,8 @@ class Workspaces:
                 place = checkpoints.open_repository(folder, database=self._store.path)
                 if found is not None and found.base_ref is not None:
                     return place
+                if found is None or found.git_dir is None:  # before there is a ref: who lets go of the run's looks here
+                    self._note(_row(run_id, cwd, place, None, self._now_ms()))
                 ref = checkpoints.checkpoint_ref(run_id, f"base-{cwd}")
                 message = f"smithers: files before run {run_id}"
                 base = checkpoints.take(place, folder, ref, message)
@@ -92,11 +94,13 @@ class Workspaces:
                 place = error
                 if self._is_storing:
                     self._warn("the files of this run are not stored", error, None)
-            row = _row(run_id, cwd, place, base, self._now_ms())
-            self._store.write(lambda c: rows.add_workspace(c, row))
+            self._note(_row(run_id, cwd, place, base, self._now_ms()))
             return place
         except SmithersError as error:  # the database: what comes of it, the run's own steps will tell
             return VcsError(f"the folder could not be put on record: {error.summary}")
+
+    def _note(self, row: WorkspaceRow) -> None:
+        self._store.write(lambda c: rows.add_workspace(c, row))
 
     async def checkpoint(self, folder: Path, node_id: str, iteration: int, attempt: int) -> Stored | None:
         """Store a folder's files after an attempt that may have changed them. None if the attempt is to stop."""
@@ -208,6 +212,6 @@ def _row(
 ) -> WorkspaceRow:
     if isinstance(place, VcsError):
         return WorkspaceRow(run_id, cwd, None, None, None, None, None, place.summary, 0, None, None, now_ms, None)
-    assert base is not None
-    facts = (place.kind, str(place.top), str(place.common_dir), base.commit, base.tree, None)
+    commit, tree = (None, None) if base is None else (base.commit, base.tree)
+    facts = (place.kind, str(place.top), str(place.common_dir), commit, tree, None)
     return WorkspaceRow(run_id, cwd, *facts, 0, None, None, now_ms, None)

@@ -134,6 +134,7 @@ if TYPE_CHECKING:
     from smithers.errors.work import ProcessIdleTimeout as ProcessIdleTimeout
     from smithers.errors.work import ProcessSpawnFailed as ProcessSpawnFailed
     from smithers.errors.work import ProcessTimeout as ProcessTimeout
+    from smithers.errors.work import ReplayUnsafe as ReplayUnsafe
     from smithers.errors.work import SchedulerError as SchedulerError
     from smithers.errors.work import TaskAborted as TaskAborted
     from smithers.errors.work import TaskError as TaskError

@@ -66,6 +66,11 @@ def error_object(error: BaseException, *, with_stack: bool = True) -> dict[str, 
     return cast("dict[str, object]", scrub_value(_error_object(error, set(), with_stack)))
 
 
+def storable(text: str) -> str:
+    """The text with half surrogates written out (`\\udc80`): file names may hold them, and no database or JSON does."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def _error_object(error: BaseException, seen: set[int], with_stack: bool) -> dict[str, object]:
     if id(error) in seen:
         return {"name": type(error).__name__, "message": "[Circular]"}
@@ -73,14 +78,14 @@ def _error_object(error: BaseException, seen: set[int], with_stack: bool) -> dic
     out: dict[str, object] = {"name": type(error).__name__}
     if isinstance(error, SmithersError):
         out["code"] = error.error_code
-        out["message"] = f"{error.summary} See {error.docs_url}"
-        out["summary"] = error.summary
+        out["message"] = storable(f"{error.summary} See {error.docs_url}")
+        out["summary"] = storable(error.summary)
         out["docsUrl"] = error.docs_url
         if error.details:
             out["details"] = json_safe(error.details)
     else:
         try:
-            out["message"] = str(error) or type(error).__name__
+            out["message"] = storable(str(error)) or type(error).__name__
         except Exception:  # a broken __str__ must not hide the failure itself
             out["message"] = type(error).__name__
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -88,7 +93,7 @@ def _error_object(error: BaseException, seen: set[int], with_stack: bool) -> dic
         out["cause"] = _error_object(cause, seen, False)
     if with_stack and not isinstance(error, SmithersError) and error.__traceback__ is not None:
         frames = traceback.format_exception(type(error), error, error.__traceback__, limit=-20, chain=False)
-        out["stack"] = "".join(frames)
+        out["stack"] = storable("".join(frames))
     return out
 
 
@@ -96,7 +101,7 @@ def json_safe(value: object, _seen: frozenset[int] = frozenset()) -> object:
     """A copy of `value` that JSON can hold; what it cannot hold becomes a string, null or `"[Circular]"`."""
     match value:
         case None | bool() | str():
-            return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+            return storable(value) if isinstance(value, str) else value
         case int():
             return value if -(2**63) <= value < 2**63 else str(value)
         case float():
@@ -109,10 +114,10 @@ def json_safe(value: object, _seen: frozenset[int] = frozenset()) -> object:
             seen = _seen | {id(cast(object, value))}
             if isinstance(value, Mapping):
                 items = cast("Mapping[object, object]", value).items()
-                return {str(k): json_safe(v, seen) for k, v in items if not callable(v)}
+                return {storable(str(k)): json_safe(v, seen) for k, v in items if not callable(v)}
             return [json_safe(v, seen) for v in cast("Collection[object]", value)]
         case _:
             try:
-                return str(value)
+                return storable(str(value))
             except Exception:
                 return f"<{type(value).__name__}>"

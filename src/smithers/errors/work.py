@@ -74,6 +74,12 @@ class ApprovalDenied(TaskError):
     code, retryable = "APPROVAL_DENIED", False
 
 
+class ReplayUnsafe(TaskError):
+    """An earlier attempt may have had effects that must not be repeated, and its task says that there is to be no other."""
+
+    code, retryable = "TASK_REPLAY_UNSAFE", False
+
+
 class WaitTimeout(TaskError):
     """Nobody decided, answered or signalled in time."""
 

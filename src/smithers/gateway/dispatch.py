@@ -13,7 +13,7 @@ from smithers.gateway.auth.scopes import require
 from smithers.gateway.frames import Request, error_text, ok_frame
 from smithers.gateway.metering import UNKNOWN, Meter
 from smithers.gateway.problems import RpcError, rpc_error_of
-from smithers.gateway.rpc.call import RpcCall, Socket
+from smithers.gateway.rpc.call import RpcCall, Socket, WhenGone, never
 from smithers.gateway.rpc.registry import Encoded, Methods, validated
 
 if TYPE_CHECKING:
@@ -37,8 +37,13 @@ class Dispatcher:
         self._services = services
         self._extensions = extensions
 
-    async def call(self, request: Request, identity: Identity, socket: Socket | None = None) -> object:
+    async def call(
+        self, request: Request, identity: Identity, socket: Socket | None = None, *, when_gone: WhenGone = never
+    ) -> object:
         """What a method answers. The order is: name, scope, parameters, handler.
+
+        Args:
+            when_gone: for callers without a socket, which tells by itself.
 
         Raises:
             RpcError: whatever went wrong, in the wire's terms.
@@ -47,7 +52,7 @@ class Dispatcher:
         problem: RpcError | None = None
         answer: object = None
         try:
-            answer = await self._call(request, identity, socket)
+            answer = await self._call(request, identity, socket, when_gone)
         except Exception as error:
             problem = rpc_error_of(error)
             raise problem from error
@@ -58,9 +63,10 @@ class Dispatcher:
             self._meter.called(name, transport, time.perf_counter() - began, answer, problem)
         return answer
 
-    async def _call(self, request: Request, identity: Identity, socket: Socket | None) -> object:
+    async def _call(self, request: Request, identity: Identity, socket: Socket | None, when_gone: WhenGone) -> object:
         name = request.method
-        call = RpcCall(self._services, identity, name, request.id, socket)
+        told = when_gone if socket is None else socket.when_gone
+        call = RpcCall(self._services, identity, name, request.id, socket, told)
         if name.startswith("ext."):
             return await self._extensions.call(call, request.params)
         found = self.methods.find(name)
@@ -81,11 +87,11 @@ class Dispatcher:
         return answer
 
     async def respond(
-        self, request: Request, identity: Identity, socket: Socket | None = None
+        self, request: Request, identity: Identity, socket: Socket | None = None, *, when_gone: WhenGone = never
     ) -> tuple[str, RpcError | None]:
         """The response frame to a request, and the error that it tells of. Never raises."""
         try:
-            payload = encoded(await self.call(request, identity, socket))
+            payload = encoded(await self.call(request, identity, socket, when_gone=when_gone))
         except Exception as error:
             problem = rpc_error_of(error)
             return error_text(request.id, problem), problem

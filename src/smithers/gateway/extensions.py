@@ -121,6 +121,7 @@ class Extensions:
                 raise RpcError("INVALID_REQUEST", f"{call.method} is available over WebSocket only")
             return await self.open_stream(call, extension, params)
         context = context_of(extension, call)
+        forget = call.when_gone(context.signal.set)
         try:
             answer = extension.handler(params, context)
             if inspect.isawaitable(answer):
@@ -128,6 +129,7 @@ class Extensions:
         except Exception as error:
             raise extension_error(error) from error
         finally:
+            forget()
             context.signal.set()
         return bounded(answer)
 

@@ -24,6 +24,7 @@ from smithers.control.narrating import Storyteller
 from smithers.control.workflows import WorkflowFiles
 from smithers.engine.clock import Clock
 from smithers.errors import RunNotFound, SmithersError
+from smithers.events import EventRow
 from smithers.gateway.auth.doorkeeper import Doorkeeper
 from smithers.gateway.auth.identity import Identity
 from smithers.gateway.auth.watch import GrantWatch
@@ -95,6 +96,7 @@ class House:
             trusts_any_host=options.trusts_any_host,
             allowed_origins=options.allowed_origins,
             clock_ms=clock.now_ms,
+            refused=self._meter.refused,
         )
         self._hosting = Hosting(
             WorkflowFiles(None),
@@ -128,6 +130,7 @@ class House:
             gateway_identity=lambda: self.services.identity,
             on_event=lambda name: self._changes.note(*collections_of(name)),
         )
+        self._meter.watch(self._sockets)
         self._sockets.dispatcher = dispatcher
         self._sockets.streams = self._streams
         self._sockets.devtools = self._devtools
@@ -288,11 +291,15 @@ class House:
         place.store.time(self._metrics.timed)
         self._feeds[place.path] = Feed(
             place,
-            lambda run_id, row: self._sockets.publish(run_id, row),
+            self._happened,
             follows_others=self._options.bridge,
             poll_s=self._options.bridge_poll_ms / 1000,
             is_wanted=lambda: self._sockets.has_listeners or self.services.stream_caps.total > 0,
         )
+
+    def _happened(self, run_id: str, row: EventRow) -> None:
+        self._meter.happened(row)
+        self._sockets.publish(run_id, row)
 
     def _follow(self, place: Place, run_id: str, begins: bool) -> None:
         feed = self._feeds.get(place.path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Final, cast
 from urllib.parse import quote
@@ -11,7 +13,7 @@ from uuid import uuid4
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive
 
 from smithers.asgi.routing import Call, Doc, Route
 from smithers.control.pulse import problem_of
@@ -49,6 +51,22 @@ def frame_problem(error: Exception, request_id: str = "") -> Response:
     problem = rpc_error_of(error)
     headers = {"www-authenticate": "Bearer"} if problem.http_status == 401 else None
     return json_answer(error_text(request_id or str(uuid4()), problem), problem.http_status, headers)
+
+
+def when_left(receive: Receive, call: Callable[[], None]) -> Callable[[], None]:
+    """`WhenGone` of a client whose whole request is there."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        call()
+
+    watching = asyncio.create_task(watch())
+
+    def forget() -> None:
+        watching.cancel()
+
+    return forget
 
 
 class HttpRoutes:
@@ -116,7 +134,8 @@ class HttpRoutes:
         except Exception as error:
             return frame_problem(error, request_id)
         with launched_by(call.header("traceparent")):
-            text, problem = await self._dispatcher.respond(request, identity)
+            gone = partial(when_left, call.receive)
+            text, problem = await self._dispatcher.respond(request, identity, when_gone=gone)
         return json_answer(text, 200 if problem is None else problem.http_status)
 
     def _read(self, method: str | None, body: dict[str, object], request_id: str) -> Request:
@@ -152,7 +171,8 @@ class HttpRoutes:
                 params = check_bounds(method, body["params"] if "params" in body else body.get("vars"))
             except RpcError as error:
                 raise RpcError("PAYLOAD_TOO_LARGE", error.summary) from error
-            payload = await self._dispatcher.call(Request(str(uuid4()), method, params), identity)
+            request = Request(str(uuid4()), method, params)
+            payload = await self._dispatcher.call(request, identity, when_gone=partial(when_left, call.receive))
         except ClientDisconnect:
             raise
         except Exception as error:

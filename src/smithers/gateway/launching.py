@@ -24,11 +24,11 @@ from smithers.control.views import iso
 from smithers.engine.admission import DEFAULT_QUEUE, LaunchStamp
 from smithers.engine.admission import Place as QueuePlace
 from smithers.engine.clock import Clock
-from smithers.errors import RunAlreadyExists, RunNotFound, RunOwnerAlive, RunStillRunning, SmithersError
+from smithers.errors import LeaseLost, RunAlreadyExists, RunNotFound, RunOwnerAlive, RunStillRunning, SmithersError
 from smithers.gateway.entries import Entries, Entry
 from smithers.gateway.problems import RpcError
 from smithers.jsons import object_of
-from smithers.store.sql import limits, queue, reads
+from smithers.store.sql import limits, lineage, queue, reads, wakeups
 
 if TYPE_CHECKING:
     from smithers.components.workflow import SmithersWorkflow
@@ -44,6 +44,7 @@ RUN_ID: Final = re.compile(
 )
 """What the id of a run may look like when a caller chooses it."""
 SYSTEM_SCOPES: Final = ("*",)
+RESUME_TRIES: Final = 5
 ANYBODY: Final = "gateway"
 """Who has triggered a run for a caller without a name."""
 
@@ -302,11 +303,14 @@ class LaunchDesk:
 
     # ── resuming ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def resume(self, run_id: str, by: Trigger, *, force: bool = False) -> str:
+    async def resume(self, run_id: str, by: Trigger, *, force: bool = False, tries: int = RESUME_TRIES) -> str:
         """Go on with a run: `already_terminal` or `resume_requested`; it is ours on return, or somebody drives it already.
 
+        Args:
+            tries: how often to look at the run anew, if others are faster each time.
+
         Raises:
-            RunNotFound, RunNotResumable, RunOwnerAlive, RunStillRunning, ResumeMetadataMismatch.
+            RunNotFound, RunNotResumable, RunOwnerAlive, RunStillRunning, ResumeMetadataMismatch, LeaseLost.
         """
         place = await self._hosting.find(run_id)
         row = await place.control.run(run_id)
@@ -314,11 +318,22 @@ class LaunchDesk:
             return "already_terminal"
         if run_id in place.engine.drivers or queue.is_queued(row):  # its turn comes by itself
             return "resume_requested"
+        top = await place.store.aread(lambda c: lineage.driven_by(c, run_id))
+        if top.run_id != run_id:  # a subflow's, which only its parent's code knows
+            found = await self.resume(top.run_id, by, force=force)
+            await place.store.awrite(lambda c: wakeups.wake_parent(c, run_id))
+            return found
         workflow = await self.workflow_of(place, row)
         if workflow is None:
             raise RpcError("RUN_NOT_RESUMABLE", f"the workflow of run {run_id!r} is not registered here")
         who = {"triggeredBy": by.triggered_by, "role": by.role, "tokenId": by.token_id, "atMs": self._clock.now_ms()}
-        handle = await place.engine.resume(run_id, workflow, force=force, resumed_by=who)
+        try:
+            # as it was read: a run that somebody has cancelled meanwhile could be resumed, and must not be by us
+            handle = await place.engine.resume(run_id, workflow, force=force, expect_epoch=row.epoch, resumed_by=who)
+        except LeaseLost:
+            if tries <= 1:
+                raise
+            return await self.resume(run_id, by, force=force, tries=tries - 1)
         handle.result.add_done_callback(_looked_at)
         return "resume_requested"
 

@@ -334,6 +334,7 @@ class _Extractor:
         node = SeqNode(parent, index, element.id, element)
         self._inherit(element, inner)
         inner.prefix, inner.ctx, inner.outputs = prefix, ctx, workflow.outputs
+        self.plan.has_mounted = True
         inner.depends += tuple(id for id in depends_of(element, scope.prefix) if id not in inner.depends)
         self._name(element.id, node, scope)
         self._fill(node, tree.children, inner)

@@ -331,6 +331,8 @@ class Plan:
     """Logical node id to the logical ids of its loops, outermost first."""
     loops: list[LoopNode] = field(default_factory=list[LoopNode])
     cache_by_default: bool = False
+    has_mounted: bool = False
+    """Whether other workflows are mounted in it, with outputs of their own."""
     worktrees: list[tuple[str | None, str]] = field(default_factory=list[tuple[str | None, str]])
     """Mounted ones: logical id, if they have one, and path."""
 

@@ -36,7 +36,6 @@ _MAX_INT_BITS = 4096  # Python refuses to print integers of more than some thous
 _MILLISECOND = timedelta(milliseconds=1)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ELEMENT_KEYS = {"kind", "tag", "props", "children"}
-_TEXT_KEYS = {"kind", "text"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,29 +163,24 @@ def child_from_json(value: object, depth: int = 0) -> TreeNode | str:
     if not isinstance(value, dict):
         raise StorageCorrupt("a stored frame holds a node that is not an object")
     found = cast("dict[str, object]", value)
-    keys = found.keys()
-    if keys == _TEXT_KEYS and found["kind"] == "text":
-        text = found["text"]
+    kind = found.get("kind")
+    if kind == "text" and len(found) == 2:
+        text = found.get("text")
         if isinstance(text, str):
             return text
-    if keys != _ELEMENT_KEYS or found["kind"] != "element":
+    if kind != "element" or found.keys() != _ELEMENT_KEYS:
         raise StorageCorrupt("a stored frame holds an object that is neither an element nor a text")
     tag, props, children = found["tag"], found["props"], found["children"]
     if not isinstance(tag, str) or not isinstance(props, dict) or not isinstance(children, list):
         raise StorageCorrupt("a stored frame holds an element of the wrong shape")
     if depth >= MAX_DEPTH:
         raise StorageCorrupt(f"a stored frame is nested deeper than {MAX_DEPTH} levels")
-    pairs: list[tuple[str, str]] = []
-    for name, text in sorted(cast("dict[str, object]", props).items(), key=_name):
+    pairs = sorted(cast("dict[str, str]", props).items())  # no name is there twice, so that no values are compared
+    for name, text in pairs:
         if not isinstance(text, str):
             raise StorageCorrupt("a stored frame holds a property that is not a string", {"tag": tag, "name": name})
-        pairs.append((name, text))
     nodes = [child_from_json(child, depth + 1) for child in cast("list[object]", children)]
     return TreeNode(tag, tuple(pairs), tuple(nodes))
-
-
-def _name(item: tuple[str, object]) -> str:
-    return item[0]
 
 
 # ── property values ────────────────────────────────────────────────────────────────────────────────────────────────

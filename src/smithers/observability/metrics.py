@@ -82,6 +82,8 @@ class Metrics:
         self._spans = Spans()
         self.on_span: list[OnSpan] = []
         """Told of each span that has ended."""
+        self.before_collect: list[Callable[[], None]] = []
+        """Called before the metrics are looked at, from any thread: adds what is counted elsewhere meanwhile."""
         self._began = time.monotonic()
 
     # ── feeding ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -301,6 +303,8 @@ class Metrics:
         """All counters and histograms as they are now, without their prefix as `documentation`; from any thread."""
         self._settle_times()
         with self._settling:
+            for tell in self.before_collect:
+                tell()
             for type, count in list(self._seen.items()):
                 more = count - self._settled.get(type, 0)
                 self._settled[type] = count

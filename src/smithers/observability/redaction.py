@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import Final, cast
+from urllib.parse import quote, unquote, unquote_plus
 
 MASK: Final = "[redacted]"
 MIN_KNOWN: Final = 4
@@ -124,6 +125,25 @@ def _cut(text: str, known: tuple[str, ...]) -> str:
     # a secret that the end cuts through may not be recognised: it goes with the margin
     kept = redact(text[: MAX_TEXT + _MARGIN], known)[:-_MARGIN][:MAX_TEXT]
     return f"{kept}… (cut from {len(text)} characters)"
+
+
+def scrub_address(address: str) -> str:
+    """A path with its query without credentials, however their names and values are encoded: for logs of requests."""
+    path, mark, query = address.partition("?")
+    return _requoted(path, unquote(path)) + mark + "&".join(map(_shown_part, query[:MAX_TEXT].split("&")))
+
+
+def _shown_part(part: str) -> str:
+    name, _, value = part.partition("=")
+    known = unquote_plus(name)
+    if value and (is_telling(known) or is_secret_name(known)):
+        return f"{_requoted(name, known)}={MASK}"
+    return _requoted(part, unquote_plus(part))
+
+
+def _requoted(text: str, plain: str) -> str:
+    kept = scrub(plain)
+    return text if kept == plain else quote(kept, safe="/=[]:@")
 
 
 def scrub_value(value: object, secrets: Iterable[str] = ()) -> object:

@@ -199,6 +199,12 @@ class Observation:
         if self._telemetry is not None:
             await asyncio.to_thread(self._telemetry.close)
 
+    def leave(self) -> None:
+        """The same once the event loop is closed; does not wait for what is sent."""
+        self._metrics.close()
+        if self._telemetry is not None:
+            threading.Thread(target=self._telemetry.close, name="smithers-telemetry-end", daemon=True).start()
+
 
 def observe(settings: Settings, store: SqlStore, hub: Hub, shown: Metrics | None = None) -> Observation:
     """Observe the runs of a hub, as the settings say. Hosts ask for it if `Settings.is_observed`, or for metrics of their

@@ -5,13 +5,13 @@ cursor, parallel groups a counter, dependencies a list of who waits. A new rende
 over the same node states; `tests/` holds this one to a slow full walk.
 
 The engine calls `advance_loops` and then `take` for what may start, says what became of it with `waits`, `holds`,
-`resumes`, `returns` and `settled`, and asks `outcome` when nothing is left. The walking itself and failure regions live
-in `walk`, queues and caps in `queues`, dependencies in `dependencies`.
+`resumes`, `comes_again`, `returns` and `settled`, and asks `outcome` when nothing is left. The walking itself and failure
+regions live in `walk`, queues and caps in `queues`, dependencies in `dependencies`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from smithers.components.scope import Key, LoopState
 from smithers.graph.plan import ContinueNode, Failure, LeafKind, LeafNode, LoopNode, Plan, nodes_below
@@ -31,6 +31,8 @@ class Scheduler(Walker):
         failures: what failed nodes failed with, by key.
         live: keys in progress or waiting, mounted or not.
         held: keys that wait for their next attempt's moment.
+        begun: keys that have been at work, or whose gate was opened, whatever they are now.
+        guarded: keys that are not done again before the engine has looked whether they may be.
         limit: at most so many running leaves in the run; None is unlimited.
     """
 
@@ -42,9 +44,11 @@ class Scheduler(Walker):
         *,
         live: Iterable[Key] = (),
         held: Iterable[Key] = (),
+        begun: Container[Key] = (),
+        guarded: Container[Key] = (),
         limit: int | None = None,
     ) -> None:
-        super().__init__(plan, states, failures, limit)
+        super().__init__(plan, states, failures, begun, guarded, limit)
         self._strays: set[Key] = set()
         for key in held:
             leaf = plan.leaves.get(key)
@@ -146,14 +150,21 @@ class Scheduler(Walker):
         self._work_off()
 
     def resumes(self, key: Key) -> None:
-        """A held or waiting leaf may go on: its backoff is over, its gate approved, its quota back."""
+        """A held or waiting leaf may go on: its gate is approved, its child has ended."""
+        self._go_on(key, self.queues.push)
+
+    def comes_again(self, key: Key) -> None:
+        """A held or waiting leaf is to go on: its backoff is over, its quota back. A guarded one arrives first."""
+        self._go_on(key, self.arrivals.append if key in self.guarded else self.queues.push)
+
+    def _go_on(self, key: Key, to: Callable[[LeafNode], None]) -> None:
         self.held.pop(key, None)
         self.waiting.pop(key, None)
         leaf = self.plan.leaves.get(key)
         if leaf is not None and leaf.is_armed and not leaf.region.chain_halted():
             self._pass_over(leaf)
             self._clear_child(leaf)
-            self.queues.push(leaf)
+            to(leaf)
             self._work_off()
 
     def returns(self, leaf: LeafNode) -> None:

@@ -6,7 +6,7 @@ walker over the same states comes to the same place. What the engine calls lives
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from smithers.components.scope import Key, LoopState
 from smithers.graph.plan import (
@@ -32,16 +32,24 @@ class Walker:
     """The place of a run in its plan; see `Scheduler`."""
 
     def __init__(
-        self, plan: Plan, states: Mapping[Key, NodeState], failures: dict[Key, Failure], limit: int | None
+        self,
+        plan: Plan,
+        states: Mapping[Key, NodeState],
+        failures: dict[Key, Failure],
+        begun: Container[Key],
+        guarded: Container[Key],
+        limit: int | None,
     ) -> None:
         self.plan = plan
         self.states = states
         self.failures = failures
+        self.begun = begun
+        self.guarded = guarded
         self.waiting: dict[Key, LeafNode] = {}
         self.held: dict[Key, LeafNode] = {}
         self.queues = ReadyQueues(limit)
         self.arrivals: list[LeafNode] = []
-        """Reached leaves that need no room: waits, gates, skips."""
+        """Reached leaves that need no room: waits, gates, skips, and what may have to be asked about."""
         self.abandoned: list[LeafNode] = []
         """Waiting or held leaves whose region has failed; the engine cancels them."""
         self.loops_at_end: list[LoopNode] = []
@@ -116,7 +124,9 @@ class Walker:
             return node.has_ended or node.iteration > 0
         if not isinstance(node, LeafNode):
             return False
-        return node.key in self.held or self.states.get(node.key, NodeState.PENDING) is not NodeState.PENDING
+        if node.key in self.held or node.key in self.begun:  # what has begun once is pending between its attempts
+            return True
+        return self.states.get(node.key, NodeState.PENDING) is not NodeState.PENDING
 
     def _reach(self, leaf: LeafNode) -> bool:
         """Reach a leaf; True when it is complete at once."""
@@ -141,11 +151,14 @@ class Walker:
         return leaf.is_passed
 
     def _was_passed(self, leaf: LeafNode) -> bool:
-        """Whether a wait was given up after what comes after it went on: that stays reached, with its failures."""
-        return leaf.may_be_passed and self.states.get(leaf.key) is NodeState.CANCELLED
+        """Whether what comes after a leaf went on before, while it waited: that stays reached, with its failures. So it was if
+        the wait was given up since, or if its gate was opened and the work behind it is to be done again."""
+        return leaf.may_be_passed and (
+            self.states.get(leaf.key) is NodeState.CANCELLED or (not leaf.kind.is_wait and leaf.key in self.guarded)
+        )
 
     def _arrive(self, leaf: LeafNode) -> None:
-        needs_no_room = leaf.kind.is_wait or leaf.needs_gate or leaf.element.skip_if
+        needs_no_room = leaf.kind.is_wait or leaf.needs_gate or leaf.element.skip_if or leaf.key in self.guarded
         if needs_no_room or (leaf.depends and self._dependencies.is_tainted(leaf)):
             self.arrivals.append(leaf)
         else:

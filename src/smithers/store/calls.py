@@ -11,6 +11,8 @@ from smithers.events import EventDraft
 from smithers.records import dataclass
 
 CallState = Literal["started", "finished", "failed"]
+MAX_GIVEN = 2000
+"""As many characters of what a call was given are kept of an unsafe one."""
 
 
 class ToolCallRow(NamedTuple):
@@ -39,6 +41,21 @@ class ToolCallRow(NamedTuple):
     reverted_at_ms: int | None = None
     revert_error_json: str | None = None
     forced_past_json: str | None = None
+    contained: int = 0
+    """Whether it could change nothing but the folder that its task works in."""
+
+
+class UnsafeCall(NamedTuple):
+    """A call that may not be repeated, as it matters to whether another attempt may begin. `given` is the beginning of what
+    it was given, as JSON text; None for a task's own effect."""
+
+    call_token: str
+    attempt: int
+    seq: int
+    tool_name: str
+    given: str | None
+    has_succeeded: bool
+    """False if it failed or was cut off: its effect may have happened or not."""
 
 
 class CallEnd(NamedTuple):

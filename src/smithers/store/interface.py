@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from smithers.events import EventDraft
 from smithers.records import dataclass
+from smithers.store.calls import UnsafeCall
 from smithers.store.columns import TableDef
 
 SqlValue = None | int | float | str | bytes
@@ -116,10 +117,14 @@ class Step:
     events: list[EventDraft] = field(default_factory=list[EventDraft])
     rows: list[tuple[str, tuple[SqlValue, ...]]] = field(default_factory=list[tuple[str, tuple[SqlValue, ...]]])
     """Rarer changes: (name of a statement, its parameters)."""
+    asked_again: tuple[tuple[str, int], ...] = ()
+    """Nodes whose approval is replaced by another in this step: the one that stands is kept for older frames."""
     launch: NewRun | None = None
     """The run itself, when this is its first step."""
     successor: NewRun | None = None
     """The run that goes on from here, when this is the last step of a continued one."""
+    signals_on: tuple[frozenset[int], int] | None = None
+    """Which signals go on to the successor, if any do: these, which nobody has taken, and those that have come since this one."""
     status: StatusChange | None = None
     seen_wakeup: int | None = None
     """Set to park: refuse if a wake-up newer than this one is there."""
@@ -316,6 +321,8 @@ class LoadedRun:
     outputs: dict[str, list[tuple[SqlValue, ...]]]
     """Rows of the given tables by output key: (run_id, node_id, iteration, *columns)."""
     last_wakeup: int
+    unsafe_calls: dict[tuple[str, int], list[UnsafeCall]]
+    """What nodes that have not finished have called that may not be repeated, in order; of few nodes, as a rule."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,15 @@ _EDIT = ToolSpec(
     description="Apply a unified diff to one file below the root folder.",
     side_effect=True,
     idempotent=False,
+    contained=lambda context: context.is_in_own_folder,
 )
-_BASH = ToolSpec(name="bash", description="Run a program in the root folder.", side_effect=True, idempotent=False)
+_BASH = ToolSpec(
+    name="bash",
+    description="Run a program in the root folder.",
+    side_effect=True,
+    idempotent=False,
+    contained=lambda context: context.is_isolated,
+)
 
 
 async def read(path: str) -> str:

@@ -58,6 +58,7 @@ class ToolContext:
         on_touch: told before files are changed; the engine's.
         git_dir: the git directory of the repository that the folder is a worktree of, if it is one: commands may read it.
         spent_keys: idempotency keys of calls whose effects were undone: whoever was given one has that call on record.
+        own_root: the folder of the attempt that it works for, where code has chosen another one.
 
     Raises:
         InvalidInput: a value is out of its bounds.
@@ -77,6 +78,7 @@ class ToolContext:
     on_touch: Callable[[], None] | None = None
     git_dir: Path | None = None
     spent_keys: frozenset[str] = frozenset()
+    own_root: Path | None = None
     _calls: _Calls = field(default_factory=_Calls)
     _is_checked: bool = False
 
@@ -100,6 +102,17 @@ class ToolContext:
         self.iteration, self.attempt = outer.iteration, outer.attempt
         self.journal, self._calls, self.spent_keys = outer.journal, outer._calls, outer.spent_keys
         self.aborted, self.on_touch = self.aborted or outer.aborted, outer.on_touch
+        self.own_root = outer.own_root or outer.root_dir
+
+    @property
+    def is_in_own_folder(self) -> bool:
+        """Whether it works in the folder of its attempt, or in one below."""
+        return self.own_root is None or self.root_dir.resolve().is_relative_to(self.own_root.resolve())
+
+    @property
+    def is_isolated(self) -> bool:
+        """Whether a program can reach nothing but the files of that folder."""
+        return self.sandbox == "required" and not self.allow_network and self.is_in_own_folder
 
     def touch(self) -> None:
         """Files are about to be changed: the engine stores them as they are, if nobody has changed any before. Blocks."""

@@ -58,6 +58,14 @@ class ToolCallRecord:
     has_revert: bool = False
     idempotency_key: str | None = None
     is_output_cut: bool = False
+    contained: bool = False
+    """Whether it could change nothing but the folder that its task works in."""
+
+    @property
+    def is_unsafe(self) -> bool:
+        """Whether a repetition may do harm that nobody could take notice of: then no other attempt begins unasked."""
+        is_risky = self.side_effect and not self.idempotent
+        return is_risky and not self.accepts_idempotency_key and not self.contained
 
 
 class Journal(Protocol):
@@ -86,6 +94,8 @@ class ToolSpec:
     accepts_idempotency_key: bool = False
     has_revert: bool = False
     touches_files: bool = False
+    contained: Callable[[ToolContext], bool] | None = None
+    """Whether a call that is made in a context can change nothing but the folder that its task works in; None: never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +174,7 @@ def _record(spec: ToolSpec, context: ToolContext, ctx: ToolCtx, arguments: objec
         accepts_idempotency_key=spec.accepts_idempotency_key,
         has_revert=spec.has_revert,
         idempotency_key=ctx.idempotency_key,
+        contained=spec.contained is not None and spec.contained(context),
     )
 
 

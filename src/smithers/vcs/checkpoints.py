@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,8 @@ REFS: Final = "refs/smithers/"
 MAX_BYTES: Final = 256 * 1024 * 1024
 """The most that changed files of one checkpoint may have together."""
 SHOWN_PATHS: Final = 20
+NAMED_PATHS: Final = 3
+"""How many files the text of an error names; its details name more."""
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ATTEMPTS: Final = 2
 
@@ -35,7 +37,7 @@ class Checkpoint:
     Attributes:
         commit: the commit; its tree is that of the whole working tree, with the folder as it was.
         tree: the folder's own tree: equal ones mean equal files.
-        ref: what keeps the commit.
+        ref: what keeps the commit, and no other one ever: the commit's name is at its end.
     """
 
     commit: str
@@ -58,7 +60,7 @@ class Restored:
 
 
 def checkpoint_ref(run_id: str, name: str) -> str:
-    """The ref of one checkpoint of a run."""
+    """What the ref of a checkpoint of a run begins with. Checkpoints may share it: it is only there to be read."""
     return f"{REFS}{_slug(run_id)}/{_slug(name)}"
 
 
@@ -98,6 +100,7 @@ def take(
     """Store the files of a folder as they are now. Safe beside other checkpoints and beside the user's own commands.
 
     Args:
+        ref: what its ref begins with.
         message: of the commit.
         max_bytes: more than that in changed files is refused.
 
@@ -117,17 +120,19 @@ def restore(
     folder: Path,
     commit: str,
     *,
-    known: Collection[str],
+    known: Sequence[str],
     is_forced: bool,
     safety_ref: str,
+    is_trial: bool = False,
     max_bytes: int = MAX_BYTES,
 ) -> Restored:
     """Make the files of a folder what they were in a checkpoint. Ignored files stay, as do branch and index.
 
     Args:
-        known: trees of the folder that checkpoints hold.
+        known: trees of the folder that checkpoints hold, the newest last.
         is_forced: go on although the files as they are now are in none of them; they are stored first.
-        safety_ref: where that is stored.
+        safety_ref: what the ref of that begins with.
+        is_trial: only look whether it can be done.
 
     Raises:
         WorkingTreeDirty: the files as they are now are in no checkpoint; nothing was touched.
@@ -147,11 +152,14 @@ def restore(
             return Restored(commit, (), None)
         is_kept = now in known
         if not is_kept and not is_forced:
+            lost = _lost(scratch, now, changed, known)
             raise WorkingTreeDirty(
-                f"files in {str(folder)!r} were changed since the run's last checkpoint, so going back would lose that; "
-                "commit or stash them, or force it: they are kept as a checkpoint then",
-                {"path": str(folder), "changed": changed[:SHOWN_PATHS], "count": len(changed)},
+                f"files in {str(folder)!r} were changed since the run's last checkpoint, so going back would lose that: "
+                f"{_listed(lost)}; commit or stash them, or force it: they are kept as a checkpoint then",
+                {"path": str(folder), "changed": lost[:SHOWN_PATHS], "count": len(lost)},
             )
+        if is_trial:
+            return Restored(commit, tuple(changed), None)
         safety = None if is_kept else _keep(scratch, safety_ref, now, whole, "smithers: files before going back")
         # a file that was touched without a change would count as changed
         scratch.git("update-index", "-q", "--refresh", ok=(0, 1))
@@ -169,16 +177,17 @@ def take_tree(repository: Repository, folder: Path, *, max_bytes: int = MAX_BYTE
         return _trees(scratch, prefix)[0]
 
 
-def forget(repository: Repository, run_id: str) -> int:
-    """Let go of all checkpoints of a run; git collects in time what nothing else names. How many refs there were.
+def refs_of(repository: Repository, *run_ids: str) -> list[str]:
+    """What keeps the checkpoints of runs, also those that are on record no more. Raises `VcsError`."""
+    prefixes = [f"{REFS}{_slug(run_id)}/" for run_id in run_ids]
+    _, listed = of_repository(repository, "for-each-ref", "--format=%(refname)", *prefixes)
+    return listed.split()
 
-    Raises `VcsError`.
-    """
-    _, listed = of_repository(repository, "for-each-ref", "--format=%(refname)", f"{REFS}{_slug(run_id)}/")
-    refs = listed.split()
-    for ref in refs:
-        of_repository(repository, "update-ref", "--no-deref", "-d", ref)
-    return len(refs)
+
+def forget(repository: Repository, refs: Iterable[str]) -> None:
+    """Let go of checkpoints; git collects in time what nothing else names. Raises `VcsError`: all are still there."""
+    asked = "".join(f"option no-deref\ndelete {ref}\n" for ref in refs)
+    of_repository(repository, "update-ref", "--stdin", data=asked.encode("utf-8", "surrogateescape"))
 
 
 # ── staging ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -311,8 +320,9 @@ def _keep(scratch: Scratch, ref: str, tree: str, whole: str, message: str) -> Ch
     parent = [] if head is None else ["-p", head]
     who = {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in _WHO}
     commit = _line(scratch.git("commit-tree", *parent, "-m", message, whole, environment=who))
-    of_repository(scratch.repository, "update-ref", "--no-deref", ref, commit)
-    return Checkpoint(commit, tree, ref)
+    own = f"{ref}.{commit}"  # attempts are numbered anew after a rewind: what is kept for an earlier one stays
+    of_repository(scratch.repository, "update-ref", "--no-deref", own, commit)
+    return Checkpoint(commit, tree, own)
 
 
 _WHO: Final = (("NAME", "smithers"), ("EMAIL", "smithers@localhost"))
@@ -345,6 +355,20 @@ def _changed(scratch: Scratch, whole: str, goal: str, prefix: str) -> list[str]:
     found = scratch.git("diff-tree", "-r", "-z", "--no-renames", "--name-only", whole, goal)
     names = [path.decode("utf-8", "backslashreplace") for path in found.split(b"\0") if path]
     return [name.removeprefix(prefix) for name in names]
+
+
+def _lost(scratch: Scratch, now: str, changed: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    """What of the paths that going back would change differs from the newest checkpoint; all of them, if there is none."""
+    try:
+        since = set(_changed(scratch, known[-1], now, "")) if known else set[str]()
+    except VcsError:  # somebody has removed it
+        return changed
+    return [path for path in changed if path in since] or changed
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = len(paths) - NAMED_PATHS
+    return ", ".join(paths[:NAMED_PATHS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _line(output: bytes) -> str:

@@ -95,20 +95,21 @@ class Finished(NamedTuple):
 
 
 def of_repository(
-    repository: Repository, *arguments: str, git_dir: Path | None = None, fails: bool = True
+    repository: Repository, *arguments: str, git_dir: Path | None = None, fails: bool = True, data: bytes | None = None
 ) -> tuple[int, str]:
     """Run a command about refs with the repository's own git directory: its exit code and what it wrote.
 
     Args:
         git_dir: that of another working tree of the same repository.
         fails: whether to raise for an exit code other than 0.
+        data: given to it on standard input.
 
     Raises:
         VcsNotFound: git is not installed.
         VcsError: it failed, or took too long.
     """
     environment = _environment(GIT_DIR=str(git_dir or repository.git_dir), GIT_OPTIONAL_LOCKS="0")
-    done = _run([*_git(), *arguments], environment, repository.common_dir, None)
+    done = _run([*_git(), *arguments], environment, repository.common_dir, data)
     if done.code and fails:
         raise _failure(arguments, done)
     return done.code, done.stdout.decode("utf-8", "surrogateescape")

@@ -27,11 +27,13 @@ def test_an_edit_takes_effect_with_the_next_task_and_a_wrong_one_is_refused(shel
     edit(shell, "slow.py", 'name="slow"', 'name="other"')
     assert "name changed" in process.until("workflow not reloaded: ")
     edit(shell, "slow.py", 'name="other"', 'name="slow" "')
-    assert "SyntaxError" in process.until("workflow not reloaded: ")
+    refusal = process.until("workflow not reloaded: ")
+    assert refusal.count("SyntaxError") == refusal.count("unterminated") == 1
     shell.release()
     assert process.end() == 0
     assert '{"n": 42}' in process.text.replace("'", '"')
     assert shell.done() == ["first", "started", "finished"]
+    assert "new source" in shell("timeline", "r").out
 
 
 def test_a_parked_run_is_reloaded_and_others_resume_it_without_being_asked(shell: Shell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import cast
 
 from tests.acceptance.cli.support import DEADLINE_S, Shell, command, environment
+from tests.unit.cli.support import HEAD
 
 
 def test_a_command_tells_by_its_exit_code_and_streams(shell: Shell) -> None:
@@ -19,6 +21,57 @@ def test_a_command_tells_by_its_exit_code_and_streams(shell: Shell) -> None:
     bad = shell("up", "one.py", "-r", "r")
     assert (bad.code, bad.out) == (4, "")
     assert "RUN_ALREADY_EXISTS" in bad.err
+
+
+LOUD = """
+import os
+import subprocess
+import sys
+
+print("imported")
+
+def work():
+    print("at work")
+    os.write(1, b"past Python\\n")
+    subprocess.run([sys.executable, "-c", "print('of a program')"], check=True)
+    return {"n": 1}
+
+@smithers
+def loud(ctx):
+    print("rendered")
+    return Workflow(name="loud")[Task(id="a", output=outputs.output)[work]]
+"""
+
+
+def test_a_program_gets_documents_only_whatever_a_workflow_prints(shell: Shell) -> None:
+    (shell.folder / "loud.py").write_text(HEAD + LOUD)
+
+    found = shell("up", "loud.py", "-r", "r", "--format", "json")
+    lines = shell("retry-task", "r", "-n", "a", "--format", "jsonl")
+    travelled = shell("timetravel", "r", "-n", "a", "--format", "json")
+
+    assert (found.code, found.json["status"]) == (0, "finished")
+    assert all(json.loads(line)["type"] for line in lines.out.splitlines()[:-1])
+    assert travelled.json["resetNodes"] == ["a::0"]
+    assert set(found.err.splitlines()) == {"imported", "rendered", "at work", "past Python", "of a program"}
+    assert "imported\n" in shell("up", "loud.py", "-r", "t").out
+
+
+def test_a_reader_of_documents_that_goes_away_is_not_an_error(shell: Shell) -> None:
+    assert shell("up", "one.py", "-r", "r").code == 0
+    process = subprocess.Popen(
+        command("events", "r", "--format", "jsonl"),
+        cwd=shell.folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(DEADLINE_S) == 141
+    process.stderr.close()
 
 
 def test_a_reader_that_goes_away_is_not_an_error(shell: Shell) -> None:

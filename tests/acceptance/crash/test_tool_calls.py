@@ -10,7 +10,7 @@ from tests.acceptance.crash.child import Order
 from tests.acceptance.crash.observe import Witness, opened
 from tests.acceptance.crash.zygote import Zygote
 
-from smithers.store.sql import calls
+from smithers.store.sql import calls, reads
 
 pytestmark = pytest.mark.crash
 
@@ -63,3 +63,23 @@ def test_an_agent_is_told_of_the_call_that_a_kill_cut_off(zygote: Zygote, tmp_pa
         'told - attempt 1: pay {"of":3} may or may not have taken effect',
         "pay 3 smithers:book:pay:0:pay:1",
     ]
+
+
+def test_a_call_that_a_kill_cut_off_is_not_repeated_before_somebody_has_agreed(zygote: Zygote, tmp_path: Path) -> None:
+    witness = Witness(tmp_path)
+    assert zygote.run(Order(str(tmp_path), "drive", "spending")).was_killed
+    witness.look()
+    assert states(tmp_path) == [("spend", 1, 1, "spend", "started")]
+
+    for _ in range(2):  # whoever takes it over finds the same
+        assert zygote.run(Order(str(tmp_path), "drive", "spending")).report.status == "waiting-approval"
+        witness.look()
+        assert workflows.calls_of(tmp_path) == ["spend 4"]
+    with opened(tmp_path) as store:
+        (asked,) = store.read(lambda c: reads.approvals(c, workflows.RUN))
+    assert '"kind":"ReplayUnsafeApproval"' in asked.request_json
+
+    assert zygote.run(Order(str(tmp_path), "play", "spending")).report.status == "finished"
+    witness.look()
+    assert workflows.calls_of(tmp_path) == ["spend 4"] * 2
+    assert [row[1:] for row in states(tmp_path)] == [(1, 1, "spend", "started"), (2, 1, "spend", "finished")]

@@ -279,6 +279,16 @@ async def pay(args: Amount, ctx: ToolCtx) -> str:
     return "paid"
 
 
+@define_tool(name="spend", schema=Amount, side_effect=True)
+async def spend(args: Amount) -> str:
+    """As `pay`, but nobody could tell a repetition from the first time."""
+    is_first = not calls_of(task_runtime().root_dir)
+    note_call(f"spend {args.of}")
+    if is_first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "spent"
+
+
 def calls_of(folder: Path) -> list[str]:
     """Every call and warning so far, in order."""
     path = folder / CALLS
@@ -296,6 +306,11 @@ async def _pay() -> Mark:
         note_call(f"earlier {call.tool_name} {call.status.value}")
     await notify(of=2)
     return Mark(by=await pay(of=2))
+
+
+async def _spend() -> Mark:
+    record_execution()
+    return Mark(by=await spend(of=4))
 
 
 async def _agent(prompt: str) -> dict[str, object]:
@@ -317,8 +332,14 @@ def buying(ctx: Context[dict[str, object]]) -> Workflow:
     return Workflow("buying")[Task("notify", output=Mark)[_notify], Task("pay", output=Mark, agent=_agent)["Pay."]]
 
 
+@smithers
+def spending(ctx: Context[dict[str, object]]) -> Workflow:
+    """Calls a tool that kills the process, and whose call must not be repeated unasked."""
+    return Workflow("spending")[Task("spend", output=Mark)[_spend], work("last")]
+
+
 WORKFLOWS: dict[str, SmithersWorkflow] = {
-    w.function_name: w for w in (mixed, doomed, slow, asking, bulky, paying, buying)
+    w.function_name: w for w in (mixed, doomed, slow, asking, bulky, paying, buying, spending)
 }
 
 IN_ORDER = ("plan", "outline", "flaky", "write", "open", "early", "ship", "late", "rest", "risky", "rescue", "cleanup")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import select
@@ -116,8 +117,14 @@ class Zygote:
         return line.decode()
 
 
+IMPORTED_LATE: Final = ("graph.frames", "store.sqlite.database", "store.sqlite.migrate", "store.sqlite.notify")
+"""What the product imports once it is needed: each child would do that anew."""
+
+
 def serve() -> None:
     """Fork a process for each line of standard input, until it ends."""
+    for name in IMPORTED_LATE:
+        importlib.import_module(f"smithers.{name}")
     for workflow in (*WORKFLOWS.values(), chapter, doomed_chapter):
         workflow_hash(workflow, workflow.source_path)  # which each child would find out anew
     gc.collect()

@@ -1,7 +1,9 @@
-"""The same launch twice is one run: whenever it is repeated, whoever else uses the key, whichever gateway is asked."""
+"""The same launch twice is one run, the same signal twice one signal: whenever it is repeated, whoever else uses the key,
+whichever gateway is asked."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 from tests.conformance.gateway.flows import workflows
 from tests.conformance.gateway.support import House, Json, bearer, house_of, tokens
+from tests.conformance.gateway.world import World
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,59 @@ def test_a_key_outlives_a_restart(tmp_path: Path) -> None:
     with house_of(tmp_path) as house:
         assert house.ok("launchRun", workflow="gated", options={"idempotencyKey": "k"}) == first
         assert house.call("launchRun", {"workflow": "one", "options": {"idempotencyKey": "k"}}).code == "CONFLICT"
+
+
+# ── signals ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def received(house: House, run_id: str) -> int:
+    """How often a signal was put into a run's mailbox."""
+    return len(re.findall('"signalSeq"', house.http.get(f"/v1/api/runs/{run_id}/events?limit=1000").text))
+
+
+@pytest.mark.parametrize("transport", ["bare", "socket", "rest"])
+def test_the_same_signal_twice_is_one_whatever_has_become_of_its_run(guarded: House, transport: str) -> None:
+    def send(**more: Any) -> Any:
+        params = {"runId": run_id, "correlationKey": "k", "signalName": "ping", "payload": {"n": 1}, **more}
+        if transport == "rest":
+            answer = guarded.http.post("/v1/api/signals", json=params).json()
+            return answer["data"] if answer["ok"] else answer["error"]["code"]
+        found = guarded.call("submitSignal", params, transport)
+        return found.payload if found.frame["ok"] else found.code
+
+    run_id = guarded.start("waiting", {"key": "k"}, until="waiting-event")
+    other = send(correlationId="other", idempotencyKey="another")
+    first = send(idempotencyKey="k")
+    assert (first["runId"], first["signalName"], first["correlationId"]) == (run_id, "ping", "k")
+    assert first["seq"] > other["seq"]
+    assert send(idempotencyKey="k") == first
+    guarded.until(run_id, "finished")
+    assert send(idempotencyKey="k") == first  # as whoever lost the answer asks
+    assert received(guarded, run_id) == 2
+    for change in ({"payload": {"n": 2}}, {"signalName": "pong"}, {"correlationId": "j"}):
+        assert send(idempotencyKey="k", **change) == "INVALID_INPUT"
+    assert send() == send(idempotencyKey="new") == "RUN_NOT_ACTIVE"
+    assert received(guarded, run_id) == 2
+
+
+@pytest.mark.parametrize("transport", ["bare", "socket", "rest"])
+@pytest.mark.parametrize("key", ["", "k" * 257, 7, True, [], {}])
+def test_a_key_of_a_signal_is_a_text_of_1_to_256_characters(world: World, key: object, transport: str) -> None:
+    params = {"runId": world.asking, "correlationKey": "k", "idempotencyKey": key}
+    before = world.stored()
+    if transport == "rest":
+        answer = world.house.http.post("/v1/api/signals", json=params)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, "INVALID_REQUEST")
+    else:
+        assert world.house.call("submitSignal", params, transport).code == "INVALID_REQUEST"
+    assert world.changes_since(before) == {}
+
+
+def test_the_same_signal_sent_at_once_from_everywhere_is_delivered_once(guarded: House) -> None:
+    run_id = guarded.start("waiting", {"key": "k"}, until="waiting-event")
+    params = {"runId": run_id, "correlationKey": "x" * 8, "idempotencyKey": "k" * 256}
+    with ThreadPoolExecutor(8) as threads:
+        made = [threads.submit(guarded.call, "submitSignal", params) for _ in range(16)]
+        receipts = [future.result().payload for future in made]
+    assert all(receipt == receipts[0] for receipt in receipts)
+    assert received(guarded, run_id) == 1

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 from tests.conformance.gateway.contract import METHODS, hold, status_of
-from tests.conformance.gateway.support import TRANSPORTS, Answer, House, bearer, house_of, tokens
+from tests.conformance.gateway.support import ROOT, TRANSPORTS, Answer, House, bearer, house_of, tokens
 from tests.conformance.gateway.world import World
 
-from smithers import Context, Element, Task, Workflow, create_smithers
+from smithers import Approval, Context, Element, Subflow, Task, Workflow, create_smithers
 from smithers.components.workflow import SmithersWorkflow
 from smithers.control.travel import audit as travelling
+from smithers.gateway.auth.config import TokenAuth
 from smithers.store.sql import audit, reads, travel
 
 REPORT = METHODS["rewindRun"].payload["properties"]["effectBoundary"]
@@ -24,6 +25,10 @@ REPORT = METHODS["rewindRun"].payload["properties"]["effectBoundary"]
 
 class Note(BaseModel):
     text: str
+
+
+class Verdict(BaseModel):
+    approved: bool
 
 
 def hold_error(answer: Answer, method: str, code: str, transport: str) -> dict[str, Any]:
@@ -196,6 +201,34 @@ def test_what_cannot_be_undone_blocks_with_a_report_unless_it_is_forced(
         assert forced["effectBoundary"] == details["report"]
 
 
+def nested(db: Path) -> SmithersWorkflow:
+    """A subflow that waits for an approval."""
+    smithers, outputs = create_smithers({"note": Note, "verdict": Verdict}, db=db)
+
+    @smithers
+    def inner(ctx: Context[dict[str, object]]) -> Element:
+        return Workflow(name="inner")[
+            Task(id="look", output=outputs.note)[lambda: {"text": "seen"}],
+            Approval(id="ok", output=outputs.verdict, request={"title": "Ok?"}),
+        ]
+
+    @smithers
+    def outer(ctx: Context[dict[str, object]]) -> Element:
+        return Workflow(name="outer")[Subflow(id="sub", workflow=inner, output=outputs.note)]
+
+    return outer
+
+
+def test_the_run_of_a_subflow_goes_on_with_its_parent(tmp_path: Path) -> None:
+    with house_of(tmp_path, register={"outer": {"workflow": nested(tmp_path / "gateway.db")}}) as house:
+        run_id = f"{house.start('outer', until='waiting-approval')}:child:sub:0"
+
+        house.ok("rewindRun", runId=run_id, frameNo=1, confirm=True)
+
+        house.until(run_id, "waiting-approval")
+        assert house.ok("resumeRun", runId=run_id)["status"] == "resume_requested"
+
+
 # ── rights ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 GRANTS = {
@@ -237,6 +270,45 @@ def test_who_may_not_change_a_history_is_refused(guarded: House, token: str, met
         with guarded.socket(token) as socket:
             hold_error(socket.call(method, params), method, code, "socket")
     assert as_it_was(guarded, run_id) == before
+
+
+def test_a_run_launched_with_a_token_that_names_nobody_is_that_tokens(tmp_path: Path) -> None:
+    grant = {"role": "operator", "scopes": ["*"]}
+    with house_of(tmp_path, auth=TokenAuth(dict.fromkeys((ROOT, "t:one", "t:two"), grant))) as house:
+        params = {"workflow": "one"}
+        launched = house.post("/v1/rpc/launchRun", json.dumps(params), bearer("t:one"))
+        run_id = launched.frame["payload"]["runId"]
+        house.until(run_id, "finished")
+        body = json.dumps({"runId": run_id, "frameNo": 1, "confirm": True})
+
+        other = house.post("/v1/rpc/rewindRun", body, bearer("t:two"))
+        own = house.post("/v1/rpc/rewindRun", body, bearer("t:one"))
+
+    hold_error(other, "rewindRun", "Unauthorized", "bare")
+    assert own.frame["ok"] is True
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("confirm", [1, 1.0, "true", [True], {"true": True}])
+def test_only_true_is_a_confirmation(world: World, transport: str, confirm: object) -> None:
+    params = {"runId": world.done, "frameNo": 1, "confirm": confirm}
+
+    answer = world.house.call("rewindRun", params, transport)
+
+    hold_error(answer, "rewindRun", "ConfirmationRequired", transport)
+
+
+def test_a_frame_without_a_tree_of_its_own_has_the_one_before(world: World) -> None:
+    newest = world.house.ok("getDevToolsSnapshot", runId=world.done)["frameNo"]
+    rows = {row["frameNo"]: row for row in world.house.ok("frames.list", runId=world.done)}
+    assert newest not in rows
+
+    found = world.house.ok("frames.get", runId=world.done, frameNo=newest)
+
+    hold(found, METHODS["frames.get"].payload, "frames.get")
+    assert (found["frameNo"], found["xmlHash"]) == (newest, rows[max(rows)]["xmlHash"])
+    beyond = world.house.call("frames.get", {"runId": world.done, "frameNo": newest + 1}, "bare")
+    hold_error(beyond, "frames.get", "NOT_FOUND", "bare")
 
 
 def test_whoever_has_launched_a_run_may_rewind_it(guarded: House) -> None:

@@ -133,6 +133,19 @@ def test_a_signal_is_stored_for_the_run(served: Served) -> None:
         assert code(client.post("/signals/ping")) == (409, "RUN_NOT_ACTIVE")
 
 
+def test_a_signal_with_a_key_is_stored_once(served: Served) -> None:
+    assert served.run(wait=True) == "waiting-event"
+    with client_of(served.app()) as client:
+        sent = {"data": {"n": 1}, "idempotencyKey": "k"}
+        first = client.post("/signals/ping", json=sent).json()
+        assert client.post("/signals/ping", json=sent).json() == first
+        for wrong in ({"data": {"n": 2}}, {"idempotencyKey": ""}, {"idempotencyKey": "k" * 257}, {"idempotencyKey": 1}):
+            assert code(client.post("/signals/ping", json={**sent, **wrong})) == (400, "INVALID_REQUEST")
+        served.go_on()
+        assert client.post("/signals/ping", json=sent).json() == first
+        assert client.get("/events").text.count("SignalReceived") == 1
+
+
 @pytest.mark.parametrize("input", [{"ask": True}, {"wait": True}, {"timer": "1h"}])
 def test_a_cancel_ends_the_run_and_fires_abort_once(served: Served, input: dict[str, object]) -> None:
     served.run(input=input)

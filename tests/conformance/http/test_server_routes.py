@@ -6,6 +6,7 @@ import json
 import threading
 from pathlib import Path
 
+import httpx2
 import pytest
 from tests.conformance.http.support import HEADERS, Client, code
 
@@ -398,8 +399,29 @@ def test_a_signal_wakes_the_run_that_waits_for_it(client: Client, path: str) -> 
     assert code(client.http.post(path.format(run_id, "ping"))) == (409, "RUN_NOT_ACTIVE")
 
 
+@pytest.mark.parametrize("path", ["/v1/runs/{}/signals/{}", "/signal/{}/{}"])
+def test_a_signal_with_a_key_is_delivered_once_whatever_has_become_of_its_run(client: Client, path: str) -> None:
+    def send(name: str = "ping", **more: object) -> httpx2.Response:
+        return client.http.post(path.format(run_id, name), json={"data": {"n": 2}, "idempotencyKey": "k", **more})
+
+    run_id = client.start(wait=True)
+    client.until(run_id, "waiting-event")
+    first = send().json()
+    assert (first["runId"], first["signalName"]) == (run_id, "ping")
+    assert send().json() == first
+    client.until(run_id, "finished")
+    assert send().json() == first
+    for again in (send("pong"), send(data={"n": 3}), send(correlationId="c")):
+        assert code(again) == (400, "INVALID_REQUEST")
+    assert code(send(idempotencyKey="k2")) == code(send(idempotencyKey=None)) == (409, "RUN_NOT_ACTIVE")
+
+
 def test_a_signal_that_does_not_fit_is_refused(client: Client) -> None:
     run_id = client.start(wait=True)
+    keys: list[object] = ["", "k" * 257, 3, True, [], {}]
+    for key in keys:
+        sent = client.http.post(f"/v1/runs/{run_id}/signals/x", json={"idempotencyKey": key})
+        assert code(sent) == (400, "INVALID_REQUEST")
     assert code(client.http.post(f"/v1/runs/{run_id}/signals/%20")) == (400, "INVALID_REQUEST")
     assert code(client.http.post(f"/v1/runs/{run_id}/signals/x", json={"correlationId": 3})) == (400, "INVALID_REQUEST")
     client.http.post(f"/v1/runs/{run_id}/cancel")

@@ -422,10 +422,10 @@ async def undone(context: RevertContext) -> None:
     """Whatever it was, it is undone."""
 
 
-def _effect_of(work: Callable[[], object]) -> SmithersWorkflow:
+def _effect_of(work: Callable[[], object], timeout_ms: int | None = None) -> SmithersWorkflow:
     @smithers
     def workflow(ctx: object) -> Workflow:
-        task = Task(id="a", output=outputs.row, side_effect={"revert": undone})[work]
+        task = Task(id="a", output=outputs.row, side_effect={"revert": undone}, timeout_ms=timeout_ms)[work]
         return Workflow(name="late-task")[task]
 
     return workflow
@@ -454,6 +454,36 @@ async def test_a_task_in_a_thread_that_ends_after_its_effect_was_reverted_fails_
 
     await back(bench, 0, workflow=workflow)
     assert bench.row().status == "running"
+    gate.set()
+
+    await _noticed(bench)
+
+
+async def test_a_task_in_a_thread_that_ran_out_of_time_and_ends_after_its_effect_was_reverted_is_told_of(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, gate = threading.Event(), threading.Event()
+    deadlines: dict[float | None, asyncio.Timeout] = {}
+    timeout = asyncio.timeout
+
+    def noted(delay: float | None) -> asyncio.Timeout:
+        found = deadlines[delay] = timeout(delay)
+        return found
+
+    def work() -> dict[str, object]:
+        reached.set()
+        gate.wait(60)
+        return {"text": "done"}
+
+    workflow = _effect_of(work, timeout_ms=600_000)
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncio, "timeout", noted)
+        handle = await bench.start(workflow)
+        assert await asyncio.to_thread(reached.wait, 60)
+    deadlines[600].reschedule(asyncio.get_running_loop().time())  # its time is up
+    assert (await within(asyncio.shield(handle.result))).status == "failed"
+
+    await back(bench, 0, workflow=workflow)
     gate.set()
 
     await _noticed(bench)

@@ -148,11 +148,15 @@ async def test_worktrees_are_put_back_each_in_its_place(bench: Bench, control: C
 
 
 async def test_without_version_control_there_is_nothing_to_put_back(
-    bench: Bench, control: Control, tmp_path: Path
+    bench: Bench, control: Control, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "plain").mkdir()
     await bench.run(THREE, root_dir=str(tmp_path / "plain"))
-    assert await Restorer(control)("r", 0) == 0
+    restore = Restorer(control)
+    caplog.clear()
+    await restore.check("r", 0)
+    assert await restore("r", 0) == 0
+    assert [record.getMessage()[:24] for record in caplog.records] == ["files are not put back: "]
     with pytest.raises(VcsError, match="git init"):
         await checkpoints.restore(control, "r", "one")
 

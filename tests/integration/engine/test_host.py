@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +51,22 @@ async def test_runs_of_unknown_workflows_starve_nobody_in_the_same_sweep(
 
     assert report.resumed == ["ours"]
     assert set(report.skipped) == set(run_ids) - {"ours"}
+
+
+async def test_a_host_remembers_the_runs_that_are_others_no_longer_than_it_leaves_them_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.run(asks)
+    await bench.decide("ok")
+    host = Host(bench.new_engine(), lambda _row: None)
+    assert (await host.sweep()).skipped == {"r": "missing-workflow"}
+    await bench.run(asks, run_id="other")
+    await bench.resume(asks)  # whoever knows it has gone on with it
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2 * hosts.MAX_BACKOFF_S + 1)
+    await host.sweep()
+    monkeypatch.undo()
+    assert list(host._failing) == []  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_dead_owners_are_looked_for_only_when_asked_and_unowned_runs_always(

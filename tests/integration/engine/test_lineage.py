@@ -23,7 +23,7 @@ from smithers import (
 )
 from smithers.control import listing, run_lists
 from smithers.control.control import Control
-from smithers.errors import LeaseLost, RunNotActive
+from smithers.errors import InvalidInput, LeaseLost, RunNotActive
 from smithers.store.sql import reads
 
 pytestmark = pytest.mark.anyio
@@ -218,8 +218,12 @@ async def test_a_signal_reaches_the_descendants_also_what_they_were_continued_as
     whole = asyncio.ensure_future(run_workflow(above(above(child)), run_id="r", engine=bench.engine, wait=True))
     await bench.seen("RunStatusChanged", status="waiting-event")
     stranger = await bench.run(asks(), run_id="stranger", parent_run_id="r")
-    await control.signal("r", "go", {"text": "here"}, idempotency_key="k")
+    first = await control.signal("r", "go", {"text": "here"}, idempotency_key="k")
     assert (await within(whole)).status == "finished"
+    assert await control.signal("r", "go", {"text": "here"}, idempotency_key="k") == first
+    with pytest.raises(InvalidInput, match="another signal"):
+        await control.signal("r", "go", {"text": "there"}, idempotency_key="k")
+    assert bench.types("r").count("SignalReceived") == 1
     assert "SignalReceived" not in bench.types(stranger.run_id)
     told = [run.run_id for run in await control.runs() if "SignalReceived" in bench.types(run.run_id)]
     assert len(told) == 3

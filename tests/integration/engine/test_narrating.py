@@ -288,6 +288,8 @@ async def test_a_dead_owner_a_pause_and_a_cancellation_are_told(bench: Bench) ->
     await bench.store.release("r", bench.row().runtime_owner_id or "")
     found = await why(control(bench), "r")
     assert (found.state, found.blockers[0].kind) == ("orphaned", "unowned")
+    assert await kinds(bench) == [("unowned", ""), ("interrupted", "a")]
+    assert "Cut off, and to begin anew: a." in await told(bench)
     assert (await told(bench))[0].startswith("Run r of shop is marked as running, but nobody drives it")
     await control(bench).cancel("r", source="cli")
     assert await kinds(bench) == [("cancelled", "")]

@@ -184,10 +184,25 @@ async def test_a_live_run_is_stopped_and_its_work_is_done_again(bench: Bench) ->
 
 async def test_of_two_rewinds_at_once_one_is_busy(bench: Bench) -> None:
     await bench.run(chain(Calls(), "a", "b"))
+    is_at_work, may_go_on = asyncio.Event(), asyncio.Event()
 
-    found = await asyncio.gather(back(bench, 1), back(bench, 1), return_exceptions=True)
+    class Restoring:
+        async def check(self, run_id: str, frame_no: int, attempt: object = None) -> None:
+            """Nothing stands against it."""
 
-    assert sorted(type(f).__name__ for f in found) == ["Rewound", "TravelBusy"]
+        async def __call__(self, run_id: str, frame_no: int, attempt: object = None) -> int:
+            is_at_work.set()
+            await may_go_on.wait()
+            return 0
+
+    first = asyncio.create_task(back(bench, 1, restore=Restoring()))
+    await within(is_at_work.wait())
+    with pytest.raises(TravelBusy):
+        await back(bench, 1)
+    may_go_on.set()
+
+    assert (await within(first)).new_frame_no == 1
+    assert (await back(bench, 0)).new_frame_no == 0
 
 
 async def test_a_run_that_is_held_is_not_taken_over(bench: Bench) -> None:
@@ -259,11 +274,15 @@ async def test_a_rewind_that_breaks_off_leaves_the_run_as_it_was(
     await bench.run(workflow)
     before = bench.row()
 
-    async def restore(run_id: str, frame_no: int, attempt: tuple[str, int, int] | None = None, /) -> int:
-        raise raised
+    class Restore:
+        async def check(self, run_id: str, frame_no: int, attempt: tuple[str, int, int] | None = None, /) -> None:
+            pass
+
+        async def __call__(self, run_id: str, frame_no: int, attempt: tuple[str, int, int] | None = None, /) -> int:
+            raise raised
 
     with pytest.raises(expected):
-        await back(bench, 1, restore=restore)
+        await back(bench, 1, restore=Restore())
 
     assert bench.row() == before
     assert [r.result for r in bench.store.read(lambda c: audit.rows(c, "r"))] == ["failed"]

@@ -26,6 +26,7 @@ from smithers.control.travel.rewinding import rewind
 from smithers.errors import InvalidInput
 from smithers.store.interface import AttemptRow, Committed, NodeRow, Step
 from smithers.store.sql import history, reads
+from smithers.store.sql.past_nodes import PastNode, as_past
 from smithers.store.sql.session import Session
 
 ADMIN = Caller(user="ann", role="admin")
@@ -39,13 +40,14 @@ _NEWS = ("NodePending", "NodeCancelled")
 def now(c: Session, run_id: str) -> State:
     """What a run is by its tables."""
     return {
-        "nodes": {(n.node_id, n.iteration): n for n in reads.nodes(c, run_id)},
+        "rows": {(n.node_id, n.iteration): n for n in reads.nodes(c, run_id)},
+        "nodes": {(n.node_id, n.iteration): as_past(n) for n in reads.nodes(c, run_id)},
         "loops": {loop.ralph_id: loop for loop in reads.loops(c, run_id)},
         "attempts": {a[:3]: a for a in reads.attempts(c, run_id)},
         "approvals": {a[1:3]: a._replace(run_id="") for a in reads.approvals(c, run_id, only_open=False)},
         "signals": reads.signals(c, run_id),
         "timers": sorted(reads.timers(c, run_id)),
-        "outputs": history.outputs_at(c, run_id, 2**31, reads.nodes(c, run_id)),
+        "outputs": history.outputs_at(c, run_id, 2**31, map(as_past, reads.nodes(c, run_id))),
     }
 
 
@@ -133,8 +135,8 @@ def check_past(world: World, frames: dict[int, State], run_id: str = "r") -> Non
     for frame_no, state in asked_anew(frames).items():
         told = world.bench.store.read(lambda c, at=frame_no: then(c, run_id, at))  # type: ignore[misc]
         told = asked_anew({0: told})[0]
-        for part, was in state.items():
-            assert told[part] == was, (frame_no, part)
+        for part, was in told.items():
+            assert state[part] == was, (frame_no, part)
 
 
 def asked_anew(frames: dict[int, State]) -> dict[int, State]:
@@ -142,7 +144,7 @@ def asked_anew(frames: dict[int, State]) -> dict[int, State]:
     attempt again, and until then the row of the one before stands."""
     found: dict[int, State] = {}
     for frame_no, state in frames.items():
-        nodes = cast("dict[tuple[str, int], NodeRow]", state["nodes"])
+        nodes = cast("dict[tuple[str, int], PastNode]", state["nodes"])
         attempts = cast("dict[tuple[str, int, int], AttemptRow]", state["attempts"])
         kept = {
             key: row for key, row in attempts.items() if nodes[key[:2]].state not in ("pending", "waiting-approval")
@@ -257,10 +259,12 @@ def check_put_back(world: World, run_id: str, at: int) -> None:
     told, found = world.bench.store.read(lambda c: (then(c, run_id, at), now(c, run_id)))
     for part in ("loops", "approvals", "signals", "timers", "outputs"):
         assert found[part] == told[part], part
-    was = cast("dict[object, NodeRow]", told["nodes"])
-    for key, node in cast("dict[object, NodeRow]", found["nodes"]).items():
+    was = cast("dict[object, PastNode]", told["nodes"])
+    rows = cast("dict[object, NodeRow]", world.frames[at]["rows"] if at in world.frames else {})
+    for key, node in cast("dict[object, NodeRow]", found["rows"]).items():
         if was[key].state != "in-progress":
-            assert node == was[key]
+            assert as_past(node) == was[key]
+            assert node == rows.get(key, node)
         else:
             assert node.state == "pending"
     assert found["nodes"].keys() == was.keys()  # type: ignore[attr-defined]

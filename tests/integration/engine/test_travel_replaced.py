@@ -13,6 +13,7 @@ from smithers.control.travel.diffing import diff_frames
 from smithers.control.travel.forking import fork
 from smithers.control.travel.resetting import retry_task
 from smithers.store.sql import history, reads
+from smithers.store.sql.past_nodes import as_past
 
 pytestmark = pytest.mark.anyio
 BOTH_DATABASES = True
@@ -65,7 +66,7 @@ def counting() -> SmithersWorkflow:
 
 def rows(bench: Bench, run_id: str = "r") -> dict[str, object]:
     frame = bench.row(run_id).frame_no
-    found = bench.store.read(lambda c: history.outputs_at(c, run_id, frame, reads.nodes(c, run_id)))
+    found = bench.store.read(lambda c: history.outputs_at(c, run_id, frame, map(as_past, reads.nodes(c, run_id))))
     return {node: row["n"] for (node, _), (_, row) in found.items()}
 
 

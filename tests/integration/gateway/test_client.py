@@ -108,6 +108,21 @@ def test_a_run_lives_its_whole_life_through_typed_calls(tmp_path: Path) -> None:
     real(tmp_path, use)
 
 
+def test_a_signal_that_is_sent_again_with_its_key_is_the_same_one(tmp_path: Path) -> None:
+    async def use(client: GatewayClient) -> None:
+        await client.launch_run("long", run_id="r")
+        first = await client.submit_signal("r", signal_name="go", payload={"on": True}, idempotency_key="k")
+        assert await client.submit_signal("r", signal_name="go", payload={"on": True}, idempotency_key="k") == first
+        for payload, key in (({"on": False}, "k"), ({"on": True}, ""), ({"on": True}, "k" * 257)):
+            with pytest.raises(GatewayError) as refused:
+                await client.submit_signal("r", signal_name="go", payload=payload, idempotency_key=key)
+            assert refused.value.http_status == 400
+        assert (await client.wait_for_run("r"))["status"] == "finished"
+        assert await client.submit_signal("r", signal_name="go", payload={"on": True}, idempotency_key="k") == first
+
+    real(tmp_path, use)
+
+
 def test_a_refusal_keeps_code_status_and_everything_else(tmp_path: Path) -> None:
     async def use(client: GatewayClient) -> None:
         with pytest.raises(GatewayError) as unknown:

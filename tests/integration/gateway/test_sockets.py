@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket as plain_sockets
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -378,6 +379,59 @@ def test_a_message_that_is_too_large_ends_the_connection(tmp_path: Path) -> None
             assert (code, contract()["closeCodes"][str(code)]) == (1009, "message-too-big")
 
     asyncio.run(use())
+
+
+def _masked(opcode: int, data: bytes) -> bytes:
+    """A client's frame; its mask is zero."""
+    return bytes((opcode, 0x80 | len(data))) + bytes(4) + data
+
+
+def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the server, not what stands behind it in these tests, has logged as wrong."""
+    told = [r for r in caplog.records if not r.name.startswith("smithers.observability")]
+    return [r.getMessage() for r in told if r.levelno >= logging.WARNING or r.exc_info]
+
+
+BAD_TEXT = b'{"type":"req","id":"\xff"}'
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        (_masked(0x81, BAD_TEXT),),
+        (_masked(0x01, BAD_TEXT[:21]), _masked(0x80, BAD_TEXT[21:])),
+        (_masked(0x81, BAD_TEXT), _masked(0x81, b"{}"), _masked(0x81, BAD_TEXT)),
+        (_masked(0x81, b"\xe2\x82"),),
+    ],
+    ids=["whole", "in-parts", "more-behind-it", "cut-off"],
+)
+def test_text_that_is_no_utf_8_closes_its_connection_and_is_no_error_of_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, frames: tuple[bytes, ...]
+) -> None:
+    async def use() -> None:
+        async with mini_gateway(tmp_path / "s.db") as gateway, gateway.client() as client:
+            async with gateway.client() as other:
+                other.socket.transport.write(b"".join(frames))
+                assert await other.closed() == (1007, "text must be UTF-8")
+            assert (await client.call("echo", {"value": "\u20ac"}))["payload"] == "\u20ac"
+            await gateway.until(lambda: gateway.hub.active_count == 1)
+
+    caplog.set_level(logging.DEBUG)
+    asyncio.run(use())
+    assert complaints(caplog) == []
+
+
+def test_text_that_is_no_utf_8_from_a_client_that_closes_at_once_is_no_error_either(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use() -> None:
+        async with mini_gateway(tmp_path / "s.db") as gateway, gateway.client() as client:
+            client.socket.transport.write(_masked(0x81, BAD_TEXT) + _masked(0x88, b"\x03\xe8"))
+            await client.closed()
+            await gateway.until(lambda: gateway.hub.active_count == 0)
+
+    asyncio.run(use())
+    assert complaints(caplog) == []
 
 
 def test_compressed_and_plain_messages_arrive_alike(tmp_path: Path) -> None:

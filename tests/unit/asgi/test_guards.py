@@ -86,3 +86,9 @@ def test_any_body_is_a_value_or_a_typed_refusal(body: bytes) -> None:
 )
 def test_numbers_are_read_as_far_as_they_go(text: str | None, number: int | None) -> None:
     assert lenient_int(text) == number
+
+
+@pytest.mark.parametrize("text", ["1e999", "-1e999", '{"a":[1e999]}'])
+def test_a_number_that_cannot_be_written_again_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="too large"):
+        parse_json(text.encode())

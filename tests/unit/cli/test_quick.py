@@ -13,11 +13,12 @@ from cyclopts import App, CycloptsError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smithers.cli.app import COMMANDS, bound_command, make_app
+from smithers.cli.app import COMMANDS, bound_command, make_app, run
 from smithers.cli.quick import NotPlain, bind
 
 PLACES = {name: place for name, place, _ in COMMANDS}
-WORDS = ["w.py", "run-1", "a b", "7", "0x10", "1_0", "0", "json", "jsonl", "off", "true", "none", "{}", "ä", "~/x", ""]
+NUMBERS = ["7", "-7", "0", "0x10", "1_0", "1.5", "9" * 20]
+WORDS = [*NUMBERS, "w.py", "run-1", "a b", "json", "jsonl", "off", "true", "none", "{}", "ä", "~/x", ""]
 
 
 def command_named(name: str) -> Callable[..., object]:
@@ -139,3 +140,25 @@ def test_everything_else_is_left_to_cyclopts(line: str) -> None:
 
     with pytest.raises(NotPlain):
         bind(command_named(name), words)
+
+
+@pytest.mark.parametrize(
+    "number", ["1.5", "2.", "0x10", "1_0", "+1", " 1", "٣", "1e3", "nan", "", "-", "9" * 20, "9" * 5000]
+)
+@pytest.mark.parametrize("line", ["rewind r {} --yes", "fork r --frame {}", "diff r --frames 1 {}", "timeline r -l {}"])
+def test_a_number_is_never_made_of_something_that_is_none(
+    line: str, number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = run([number if word == "{}" else word for word in line.split()])
+
+    assert code == 4
+    assert "INVALID_INPUT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [7, 0, 2**53 - 1])
+def test_two_numbers_and_those_below_zero_are_read(number: int) -> None:
+    _, bound, _ = app().parse_args(
+        ["diff", "r", "--frames", f"-{number}", str(number)], exit_on_error=False, print_error=False
+    )
+
+    assert bound.arguments["frames"] == (-number, number)

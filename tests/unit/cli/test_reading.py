@@ -71,6 +71,7 @@ def test_logs_are_in_words_and_can_be_continued_from_a_number(cli: Cli) -> None:
     ]
     assert cli("logs", "r", "-n", "2").out.splitlines() == lines[-2:]
     records = cli("logs", "r", "--format", "jsonl").lines
+    assert json.loads(cli("logs", "r", "--format", "json").out) == {"runId": "r", "lines": records}
     rest = cli("logs", "r", "--format", "jsonl", "--from-seq", str(records[1]["seq"])).lines
     assert rest == records[2:]
 

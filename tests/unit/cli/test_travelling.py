@@ -93,6 +93,19 @@ def test_a_rewind_shows_what_stands_outside_undoes_it_and_says_how_to_go_on(shop
     assert done(shop) == ["placed tea", "undone tea", "placed tea"]
 
 
+def test_events_of_tool_calls_and_their_reverts_keep_their_numbers(shop: Cli) -> None:
+    assert shop("up", "shop.py", "-r", "r").code == 0
+    assert shop("rewind", "r", "1", "--yes").code == 0
+
+    lines = shop("events", "r", "--format", "jsonl").lines
+    document = shop("events", "r", "--format", "json").json
+
+    assert [line["seq"] for line in lines] == list(range(len(lines)))
+    assert document["events"] == lines
+    (reverted,) = [line for line in lines if line["type"] == "EffectRevertFinished"]
+    assert reverted["callSeq"] == 1
+
+
 def test_a_rewind_past_what_cannot_be_undone_needs_force(shop: Cli) -> None:
     assert shop("up", "shop.py", "-r", "r", "--input", '{"mail": true}').code == 0
     frame = frame_of(shop, "r", "look")
@@ -116,6 +129,16 @@ def test_a_rewind_to_nowhere_is_refused(shop: Cli, line: str) -> None:
     refused = shop(*line.split())
     assert refused.code == 4
     assert len(refused.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("line", ["rewind r -1", "rewind r 99", "fork r --frame -1", "fork r --frame 99"])
+def test_a_frame_that_is_not_there_is_said_at_once(shop: Cli, line: str) -> None:
+    assert shop("up", "shop.py", "-r", "r").code == 0
+
+    refused = shop(*line.split())
+
+    assert (refused.code, refused.out) == (4, "")
+    assert "FrameOutOfRange" in refused.err
 
 
 def test_on_a_terminal_a_rewind_asks(shop: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +238,87 @@ def test_a_step_is_taken_back_to_before_an_attempt(shop: Cli) -> None:
     assert shop("timetravel", "r", "-n", "nothing").code == 4
 
 
+NESTED = """
+@smithers
+def child(ctx):
+    return Workflow(name="child")[
+        Approval(id="ok", output=outputs.decision, request={"title": "Ok?"}),
+        Task(id="a", output=outputs.output)[lambda: {"n": 1}],
+    ]
+
+@smithers
+def workflow(ctx):
+    return Workflow(name="nested")[
+        Subflow(id="sub", workflow=child, output=outputs.output),
+        Approval(id="end", output=outputs.decision, request={"title": "End?"}),
+    ]
+"""
+
+
+@pytest.fixture
+def child(cli: Cli) -> str:
+    """The run of a subflow that waits for an approval."""
+    (cli.folder / "nested.py").write_text(HEAD + NESTED)
+    assert cli("up", "nested.py", "-r", "r").code == 3
+    return "r:child:sub:0"
+
+
+@pytest.mark.parametrize("line", ["resume {}", "up nested.py --resume {}"])
+def test_the_run_of_a_subflow_is_not_driven_by_another_workflow_of_its_file(cli: Cli, child: str, line: str) -> None:
+    refused = cli(*line.format(child).split())
+
+    assert (refused.code, "RUN_NOT_RESUMABLE" in refused.err, "run 'r'" in refused.err) == (4, True, True)
+    assert at(cli("inspect", child, "--format", "json").json, "run", "status") == "waiting-approval"
+
+
+def test_the_run_of_a_subflow_that_was_taken_back_goes_on_with_its_parent(cli: Cli, child: str) -> None:
+    rewound = cli("rewind", child, "1", "--yes")
+
+    assert (rewound.code, "smithers resume r " in rewound.out) == (0, True)
+    assert "smithers resume r  go on" in cli("why", child).out
+    assert cli("resume", "r").code == 3
+    again = cli("retry-task", child, "-n", "ok")
+    assert (again.code, f"smithers approve {child} --node ok" in again.out) == (3, True)
+    assert cli("approve", child).code == 0
+    assert cli("resume", "r").code == 3
+    assert at(cli("inspect", child, "--format", "json").json, "run", "status") == "finished"
+
+
+@pytest.mark.parametrize("line", ["rewind {} 1 --yes", "retry-task {} -n ok", "timetravel {} -n a"])
+def test_what_nothing_would_go_on_with_is_not_taken_back(cli: Cli, child: str, line: str) -> None:
+    for run in (child, "r"):
+        assert cli("approve", run).code == 0
+        cli("resume", "r")
+    assert at(cli("inspect", "r", "--format", "json").json, "run", "status") == "finished"
+
+    refused = cli(*line.format(child).split())
+
+    assert (refused.code, "RUN_NOT_RESUMABLE" in refused.err) == (4, True)
+    assert at(cli("inspect", child, "--format", "json").json, "run", "status") == "finished"
+
+
+def test_a_fork_of_a_subflows_run_is_made_by_the_subflow(cli: Cli, child: str) -> None:
+    assert cli("fork", child, "--frame", "1", "--new-run-id", "f").code == 0
+
+    assert cli("resume", "f").code == 3
+    assert cli("graph", "f").out.startswith("workflow child\n")
+    assert cli("graph", child).out.startswith("workflow child\n")
+    assert cli("approve", "f").code == 0
+    assert cli("resume", "f").code == 0
+
+
+def test_a_fork_of_a_subflow_that_the_file_does_not_name_is_refused(cli: Cli) -> None:
+    text = NESTED.replace('Workflow(name="child")', 'Workflow(name="other")')
+    (cli.folder / "nested.py").write_text(HEAD + text)
+    assert cli("up", "nested.py", "-r", "r").code == 3
+    assert cli("fork", "r:child:sub:0", "--frame", "1", "--new-run-id", "f").code == 0
+
+    refused = cli("resume", "f")
+
+    assert (refused.code, "RUN_NOT_RESUMABLE" in refused.err) == (4, True)
+    assert cli("retry-task", "r:child:sub:0", "-n", "ok").code == 3
+
+
 # ── timeline, diff, why ────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -248,6 +352,39 @@ def test_two_frames_and_two_runs_are_compared(shop: Cli) -> None:
     assert at(shop("diff", "r", "--against", "s", "--format", "json").json, "left", "runId") == "r"
     assert shop("diff", "r").code == 4
     assert shop("diff", "r", "--frames", "1", "999").code == 4
+
+
+def test_a_comparison_can_be_about_one_step(shop: Cli) -> None:
+    assert shop("up", "shop.py", "-r", "r").code == 0
+    frames = ["--frames", "0", str(frame_of(shop, "r", "last"))]
+
+    alone = shop("diff", "r", "buy", *frames, "--format", "json").json
+
+    assert [at(row, "nodeId") for row in cast("list[object]", alone["nodesAdded"])] == ["buy"]
+    assert [at(row, "nodeId") for row in cast("list[object]", alone["outputsChanged"])] == ["buy"]
+    assert shop("diff", "r", "buy", "--iteration", "0", *frames).code == 0
+    for wrong in (["nothing", *frames], ["buy", "--iteration", "1", *frames], ["nothing", "--against", "r"]):
+        refused = shop("diff", "r", *wrong)
+        assert (refused.code, "NODE_NOT_FOUND" in refused.err) == (4, True)
+
+
+@pytest.mark.parametrize("line", ["diff r --frames 0 1 --stat", "diff r --iteration 1", "why r --iteration 1"])
+def test_what_an_option_says_nothing_about_is_refused(shop: Cli, line: str) -> None:
+    assert shop("up", "shop.py", "-r", "r").code == 0
+
+    refused = shop(*line.split())
+
+    assert (refused.code, "INVALID_INPUT" in refused.err) == (4, True)
+
+
+def test_a_fork_of_a_forks_first_frames_is_in_the_picture(shop: Cli) -> None:
+    assert shop("up", "shop.py", "-r", "r").code == 0
+    assert shop("fork", "r", "-f", "2", "--new-run-id", "f", "--run", "--force").code == 0
+    assert shop("fork", "f", "-f", "1", "--new-run-id", "g", "--run", "--force").code == 0
+
+    for told in (shop("timeline", "f").out, shop("timeline", "r", "--tree").out):
+        assert "└─ g  finished" in told
+        assert "of r" in told
 
 
 def test_why_names_what_is_waited_for_and_the_commands_that_move_it(cli: Cli) -> None:

@@ -9,7 +9,7 @@ from tests.unit.cli.support import HEAD, Cli, at
 from tests.unit.vcs.support import Repo
 
 FLOW = """
-from smithers import Worktree, write
+from smithers import Worktree, define_tool, write
 
 async def first():
     await write("made.txt", "one\\n")
@@ -19,6 +19,20 @@ async def second():
     await write("made.txt", "two\\n")
     await write("other.bin", "\\0")
     return {"n": 2}
+
+async def undo(context):
+    note("undone")
+
+class Order(BaseModel):
+    sku: str = "tea"
+
+@define_tool(name="order", schema=Order, side_effect=True, revert=undo)
+async def order(args):
+    return "ordered"
+
+async def third():
+    await order()
+    return {"n": 3}
 
 async def apart():
     await write("apart.txt", "x\\n")
@@ -30,6 +44,7 @@ def files(ctx):
         Task(id="a", output=outputs.output)[first],
         Task(id="b", output=outputs.output)[second],
         Task(id="idle", output=outputs.output)[lambda: {"n": 0}],
+        ctx.input.get("buy") and Task(id="buy", output=outputs.output)[third],
         ctx.input.get("tree") and Worktree("../tree", branch="tree")[Task(id="w", output=outputs.output)[apart]],
     ]
 """
@@ -99,6 +114,55 @@ def test_files_go_back_and_the_users_own_are_kept(cli: Cli, repo: Repo) -> None:
     assert "mine" not in repo.files()
     kept = forced.out.splitlines()[-1].rpartition(" ")[2]
     assert repo.git("show", f"{kept}:mine") == "x"
+
+
+@pytest.mark.parametrize("line", ["rewind r 1 --yes", "timetravel r -n b"])
+def test_nothing_is_undone_outside_if_files_cannot_be_put_back(cli: Cli, repo: Repo, line: str) -> None:
+    command, _, *rest = line.split()
+    assert cli("up", "files.py", "--run-id", "s", "--root", "work", "--input", '{"buy": true}').code == 0
+    repo.write("mine", "x")
+
+    refused = cli(command, "s", *rest)
+
+    assert (refused.code, "WorkingTreeDirty" in refused.err, ": mine;" in refused.err) == (4, True, True)
+    assert not (cli.folder / "done.txt").exists()
+    forced = cli(command, "s", *rest, "--force")
+    assert forced.code == 0
+    assert (cli.folder / "done.txt").read_text() == "undone\n"
+    (kept,) = [line.split()[-1] for line in forced.out.splitlines() if "are kept: git" in line]
+    assert repo.git("show", f"{kept}:mine") == "x"
+
+
+def test_a_program_is_told_what_files_were_kept(cli: Cli, repo: Repo) -> None:
+    repo.write("mine", "x")
+
+    told = cli("rewind", "r", "1", "--yes", "--force", "--format", "json").json
+
+    assert at(told, "keptFiles", 0, "cwd") == str(repo.top)
+    assert repo.git("show", f"{at(told, 'keptFiles', 0, 'commit')}:mine") == "x"
+
+
+def test_a_replay_that_cannot_put_files_back_makes_no_run(cli: Cli, repo: Repo) -> None:
+    repo.write("mine", "x")
+    line = ("replay", "r", "--frame", "1", "--restore-vcs", "--new-run-id", "f")
+
+    refused = cli(*line)
+
+    assert (refused.code, "WorkingTreeDirty" in refused.err) == (4, True)
+    assert cli("inspect", "f").code == 4
+    done = cli(*line, "--force")
+    assert done.code == 0
+    assert "are kept: git" in done.out
+    assert '"restoreVcs": true' in cli("events", "f", "--format", "json").out
+
+
+def test_what_a_fork_has_from_another_run_is_shown_by_that_run(cli: Cli, repo: Repo) -> None:
+    assert cli("fork", "r", "--new-run-id", "f").code == 0
+
+    refused = cli("diff", "f", "a")
+
+    assert refused.code == 4
+    assert "it was made in run 'r'" in refused.err
 
 
 def test_a_revert_is_noted_in_the_run(cli: Cli, repo: Repo) -> None:

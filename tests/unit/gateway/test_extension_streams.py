@@ -28,6 +28,8 @@ class FakeSocket:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.ends: dict[str, Callable[[], None]] = {}
         self.starts: list[Callable[[], None]] = []
+        self.gone: list[Callable[[], None]] = []
+        self.scopes: list[str] = []
 
     def send_event(self, name: str, payload: str) -> None:
         found = json.loads(payload)
@@ -45,8 +47,15 @@ class FakeSocket:
     def after_response(self, request_id: str, call: Callable[[], None]) -> None:
         self.starts.append(call)
 
-    def add_stream(self, stream_id: str, end: Callable[[], None], run_id: str | None = None) -> None:
+    def when_gone(self, call: Callable[[], None]) -> Callable[[], None]:
+        self.gone.append(call)
+        return lambda: self.gone.remove(call)
+
+    def add_stream(
+        self, stream_id: str, end: Callable[[], None], run_id: str | None = None, *, scope: str = "run:read"
+    ) -> None:
         self.ends[stream_id] = end
+        self.scopes.append(scope)
 
     def end_stream(self, stream_id: str) -> bool:
         end = self.ends.pop(stream_id, None)

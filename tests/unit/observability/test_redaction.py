@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smithers.observability.redaction import MASK, MAX_TEXT, is_telling, redact, scrub, scrub_value
+from smithers.observability.redaction import MASK, MAX_TEXT, is_telling, redact, scrub, scrub_address, scrub_value
 from smithers.settings import environment_secrets
 
 # letters that no mask and no telling name is made of, so that finding the secret means finding the secret
@@ -127,3 +127,26 @@ def test_deep_and_odd_values_are_harmless() -> None:
     for _ in range(100):
         deep = [deep]
     assert scrub_value({"deep": deep, "b": b"x", "ok": True, "password": None, 1: 2.5})
+
+
+@pytest.mark.parametrize("name", ["token", "access_token", "api_key", "key", "auth", "jwt", "to%6Ben", "%61pi%5Fkey"])
+def test_no_credential_is_left_in_an_address_however_it_is_encoded(name: str) -> None:
+    secret = "Q7ZX+J%2Fq9"
+    shown = scrub_address(f"/v1/rpc?a=b%20c&{name}={secret}&limit=5")
+    assert shown == f"/v1/rpc?a=b%20c&{name}={MASK}&limit=5"
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("/", "/"),
+        ("/v1/runs/a%2Fb?", "/v1/runs/a%2Fb?"),
+        ("/x?note=a%26b&flag&empty=", "/x?note=a%26b&flag&empty="),
+        ("/x?token=", "/x?token="),
+        ("/x?Bearer%20Q7ZXJq9Q7ZX", f"/x?Bearer%20{MASK}"),
+        ("/x?to=https%3A%2F%2Fann%3AQ7ZX%40host%0Anext", f"/x?to=https://{MASK}@host%0Anext"),
+        ("/files/sk%2DQ7ZXJq9Q7ZX", f"/files/{MASK}"),
+    ],
+)
+def test_what_is_harmless_in_an_address_stays_as_it_was(address: str, shown: str) -> None:
+    assert scrub_address(address) == shown

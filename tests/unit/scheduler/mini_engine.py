@@ -82,6 +82,10 @@ class Run:
         self.live: set[Key] = set()
         self.held: set[Key] = set()
         self.approved: set[Key] = set()
+        self.begun: set[Key] = set()
+        """What has ever been started or approved."""
+        self.guarded: set[Key] = set()
+        """What is not done again unasked; `approved` has it once somebody was asked."""
         self.leaves: dict[Key, LeafNode] = {}
         self.given: list[Key] = []
         """Everything that was started, in order."""
@@ -97,7 +101,16 @@ class Run:
         plan = extract(tree, ctx, self.data, outputs)
         for logical, home in plan.homes.items():
             self.data.homes[logical] = home
-        scheduler = Scheduler(plan, self.states, dict(self.failures), live=self.live, held=self.held, limit=self.limit)
+        scheduler = Scheduler(
+            plan,
+            self.states,
+            dict(self.failures),
+            live=self.live,
+            held=self.held,
+            begun=self.begun,
+            guarded=self.guarded,
+            limit=self.limit,
+        )
         return scheduler, ctx.reads
 
     def render(self) -> None:
@@ -154,6 +167,8 @@ class Run:
             live=self.live,
             held=self.held,
             approved=self.approved,
+            begun=self.begun,
+            guarded=self.guarded,
             loops=self.data.loops,
             limit=self.limit,
         ).answer(self.agent_room)
@@ -194,6 +209,7 @@ class Run:
         assert self.states.get(key, S.PENDING) in (S.PENDING, S.CANCELLED), f"{key} is given out again"
         if leaf.in_slot:
             self.given.append(key)
+            self.begun.add(key)
             self.states[key] = S.IN_PROGRESS
             self.live.add(key)
             self.check_caps(leaf)
@@ -262,20 +278,44 @@ class Run:
     def resume(self, id: str) -> None:
         """A held or waiting leaf goes on."""
         key = self.key(id)
-        if self.states[key] is S.WAITING_APPROVAL:
+        is_gate = self.states[key] is S.WAITING_APPROVAL
+        if is_gate:
             self.approved.add(key)
+            self.begun.add(key)
         self.states[key] = S.PENDING
         self.live.discard(key)
         self.held.discard(key)
-        self.scheduler.resumes(key)
+        if is_gate:
+            self.scheduler.resumes(key)
+        else:
+            self.scheduler.comes_again(key)
         self.pump()
 
-    def crash(self) -> None:
-        """The process dies and another goes on: what ran is pending again."""
+    def guard(self, id: str, *, hold: bool = False) -> None:
+        """A running leaf has done what must not be repeated, and is to be done again: at once, or after a while."""
+        key = self.key(id)
+        self._guard(key)
+        self.states[key] = S.PENDING
+        self.live.discard(key)
+        if hold:
+            self.held.add(key)
+        self.scheduler.holds(self.leaves[key])
+        if not hold:
+            self.scheduler.comes_again(key)
+        self.pump()
+
+    def _guard(self, key: Key) -> None:
+        self.guarded.add(key)
+        self.approved.discard(key)
+
+    def crash(self, *, guards: bool = False) -> None:
+        """The process dies and another goes on: what ran is pending again, and may have done what must not be repeated."""
         for key in list(self.live):
             if self.states[key] is S.IN_PROGRESS:
                 self.live.discard(key)
                 self.states[key] = S.PENDING
+                if guards and self.leaves[key].kind is not LeafKind.SUBFLOW:
+                    self._guard(key)
         self.render()
         self.pump()
 

@@ -83,11 +83,14 @@ class Oracle:
         live: Iterable[Key],
         held: Iterable[Key],
         approved: Iterable[Key],
+        begun: Iterable[Key],
+        guarded: Iterable[Key],
         loops: Mapping[str, LoopState],
         limit: int | None,
     ) -> None:
         self.plan, self.states, self.codes, self.loops, self.limit = plan, states, codes, loops, limit
-        self.live, self.held, self.approved = set(live), set(held), set(approved)
+        self.live, self.held, self.approved, self.guarded = set(live), set(held), set(approved), set(guarded)
+        self.begun = set(begun)
         self.done: set[PlanNode] = set()
 
     def answer(self, agent_room: int) -> Answer:
@@ -137,14 +140,14 @@ class Oracle:
         if not asked:
             walk.pending.append(leaf)
         is_gate = leaf.kind.is_wait or leaf.needs_gate
-        was_asked = asked or leaf.key in self.approved or state is S.CANCELLED
+        was_asked = asked or leaf.key in self.approved or leaf.key in self.guarded or state is S.CANCELLED
         walk.complete = leaf.element.wait_async and is_gate and was_asked
         return walk
 
     def needs_no_room(self, leaf: LeafNode) -> bool:
         if leaf.element.skip_if or self.tainted(leaf) or leaf.kind.is_wait:
             return True
-        return leaf.needs_gate and leaf.key not in self.approved
+        return (leaf.needs_gate or leaf.key in self.guarded) and leaf.key not in self.approved
 
     def missing(self, leaf: LeafNode) -> tuple[str, ...]:
         pairs = zip(leaf.depends, leaf.dep_targets, strict=True)
@@ -253,7 +256,7 @@ class Oracle:
     def has_begun(self, loop: LoopNode) -> bool:
         inner = [node for node in below(loop) if node is not loop]
         return any(isinstance(n, LoopNode) and (n.has_ended or n.iteration > 0) for n in inner) or any(
-            isinstance(n, LeafNode) and (self.state(n) is not S.PENDING or n.key in self.held) for n in inner
+            isinstance(n, LeafNode) and (self.state(n) is not S.PENDING or n.key in self.begun) for n in inner
         )
 
     def part(self, arm: SeqNode) -> tuple[Walk, Fault | None]:

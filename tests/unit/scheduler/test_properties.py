@@ -27,7 +27,7 @@ def act(run: Run, choices: Choices, *, is_calm: bool) -> None:
     elif state is S.IN_PROGRESS:
         work(run, id, action, leaf.kind)
     elif state is S.WAITING_QUOTA or (state is S.WAITING_APPROVAL and not leaf.kind.is_wait):
-        if action == 1 and leaf.needs_gate:
+        if action == 1 and state is S.WAITING_APPROVAL:
             run.fail(id)
         else:
             run.resume(id)
@@ -54,6 +54,8 @@ def work(run: Run, id: str, action: int, kind: LeafKind) -> None:
             run.scheduler.returns(run.leaves[key])
             run.force = True  # a loop in which nothing has begun after all looks at its condition again
             run.pump()
+        case 7 | 8 if kind is not LeafKind.SUBFLOW:  # which calls nothing itself
+            run.guard(id, hold=action == 7)
         case 6:
             run.settle(run.key(id), S.FINISHED)  # one more thing happens before the engine looks again
         case _:
@@ -68,7 +70,7 @@ def play(tree: Node, choices: Choices, agent_room: int, limit: int | None) -> Ru
             return run
         is_calm = step >= CALM_AFTER
         if not is_calm and choices.below(10) == 0:
-            run.crash()
+            run.crash(guards=choices.below(2) == 0)
         elif run.live or run.held:
             act(run, choices, is_calm=is_calm)
         elif run.agent_room == 0:

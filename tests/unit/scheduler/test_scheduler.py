@@ -445,3 +445,77 @@ def test_settling_a_leaf_touches_the_depth_of_the_tree_however_large_it_is(shape
             settled += 1
             assert scheduler.touched - before <= 5
     assert settled == count
+
+
+# ── what is not done again unasked ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_guarded_work_that_comes_again_is_asked_about_without_room() -> None:
+    r = run(Parallel[task("a"), task("b")], limit=1)
+    r.guard("a")
+    assert (r.running, r.waiting) == (["b"], ["a"])
+    r.resume("a")
+    assert (r.running, r.waiting) == (["b"], [])
+    assert r.finish("b").running == ["a"]
+    assert r.finish("a").outcome == ("finished",)
+
+
+def test_guarded_work_is_asked_about_after_its_backoff_and_by_whoever_takes_it_over() -> None:
+    r = run(task("a"))
+    r.guard("a", hold=True)
+    assert (r.running, r.waiting) == ([], [])
+    r.crash()
+    r.resume("a")
+    assert r.waiting == ["a"]
+    r.resume("a")
+    assert r.running == ["a"]
+    r.crash(guards=True)
+    assert r.waiting == ["a"]
+
+
+def test_what_is_asked_about_again_gives_its_place_in_a_group_to_another_child() -> None:
+    children = [Sequence[task(f"{id}1"), task(f"{id}2")] for id in "ab"]
+    r = run(Parallel(subtree_concurrency=1)[children])
+    assert r.running == ["a1"]
+    r.guard("a1")
+    assert (r.running, r.waiting) == (["b1"], ["a1"])
+
+
+def test_a_loop_in_which_something_is_to_be_done_again_has_begun() -> None:
+    def build(ctx: Context[object]) -> object:
+        return [Parallel[task("go"), Loop("l", until=ctx.latest("out", "go") is not None)[task("a")]], task("last")]
+
+    r = Run(build)
+    r.guard("a")
+    r.finish("go")
+    r.resume("a")
+    r.crash()
+    assert r.running == ["a"]
+    assert r.finish("a").running == ["last"]
+
+
+def test_a_loop_in_which_work_is_to_be_tried_again_has_begun_whatever_its_condition_says_by_then() -> None:
+    def build(ctx: Context[object]) -> object:
+        return [Parallel[task("go"), Loop("l", until=ctx.latest("out", "go") is not None)[task("a")]], task("last")]
+
+    r = Run(build)
+    r.hold("a")
+    r.finish("go")
+    r.resume("a")
+    assert r.running == ["a"]
+    r.crash()
+    assert r.running == ["a"]
+    assert r.finish("a").running == ["last"]
+
+
+def test_a_loop_in_which_a_gate_was_opened_has_begun_whatever_its_condition_says_by_then() -> None:
+    def build(ctx: Context[object]) -> object:
+        loop = Loop("l", until=ctx.latest("out", "go") is not None)[Task("a", output=Out, needs_approval=True)[{}]]
+        return [Parallel(max_concurrency=1)[task("go"), loop], task("last")]
+
+    r = Run(build)
+    assert (r.running, r.waiting) == (["go"], ["a"])
+    r.resume("a")
+    r.finish("go")
+    assert r.running == ["a"]
+    assert r.finish("a").running == ["last"]

@@ -225,9 +225,11 @@ def test_a_forked_child_refuses_the_parents_database(tmp_path: Path, migrations:
     script = (
         CHILD
         + """
+import asyncio
 import os
 from smithers.errors import StorageError
 database.write(lambda c: c.execute("INSERT INTO t VALUES (1)") and None)
+asyncio.run(database.aread(lambda c: 1))  # its thread waits for more, and the child has no such thread
 unsubscribe = database.watch(lambda: None)
 child = os.fork()
 if child == 0:
@@ -235,6 +237,7 @@ if child == 0:
     for attempt in (
         lambda: database.write(lambda c: 1),
         lambda: database.read(lambda c: 1),
+        lambda: asyncio.run(asyncio.wait_for(database.aread(lambda c: 1), 5)),
         lambda: Database.open(path, migrations=migrations),
     ):
         try:
@@ -247,7 +250,7 @@ if child == 0:
     other.close()
     os._exit(refused)
 _, status = os.waitpid(child, 0)
-assert os.waitstatus_to_exitcode(status) == 3, status
+assert os.waitstatus_to_exitcode(status) == 4, status
 database.write(lambda c: c.execute("INSERT INTO t VALUES (2)") and None)
 database.close()
 """

@@ -23,7 +23,7 @@ def take(folder: Path, name: str = "n", max_bytes: int = checkpoints.MAX_BYTES) 
 
 
 def restore(folder: Path, to: Checkpoint, *known: Checkpoint, is_forced: bool = False) -> Restored:
-    trees = {found.tree for found in (to, *known)}
+    trees = [found.tree for found in (to, *known)]
     ref = checkpoint_ref("run", "safety")
     repository = open_repository(folder)
     return checkpoints.restore(repository, folder, to.commit, known=trees, is_forced=is_forced, safety_ref=ref)
@@ -104,7 +104,7 @@ def test_what_no_checkpoint_holds_is_not_written_over(repo: Repo) -> None:
     repo.write("a.txt", "the user's\n")
     repo.write("b.txt", "the user's too\n")
     before = repo.files()
-    with pytest.raises(WorkingTreeDirty) as caught:
+    with pytest.raises(WorkingTreeDirty, match=r"a\.txt, b\.txt") as caught:
         restore(repo.top, target)
     assert caught.value.details["changed"] == ["a.txt", "b.txt"]
     assert repo.files() == before
@@ -116,6 +116,33 @@ def test_what_no_checkpoint_holds_is_not_written_over(repo: Repo) -> None:
     assert "b.txt" not in repo.files()
     restore(repo.top, done.safety, target)
     assert repo.files() == before
+
+
+def test_only_what_would_be_lost_is_named(repo: Repo) -> None:
+    target = take(repo.top, "a")
+    repo.write("of-the-run.txt", "1\n")
+    later = take(repo.top, "b")
+    repo.write("mine.txt", "x\n")
+
+    with pytest.raises(WorkingTreeDirty) as caught:
+        restore(repo.top, target, later)
+
+    assert caught.value.details["changed"] == ["mine.txt"]
+
+
+def test_whether_files_can_be_put_back_is_found_out_without_touching_them(repo: Repo) -> None:
+    target = take(repo.top, "a")
+    repo.write("a.txt", "the user's\n")
+    before = repo.files()
+    repository, ref = open_repository(repo.top), checkpoint_ref("run", "safety")
+
+    found = checkpoints.restore(
+        repository, repo.top, target.commit, known=[target.tree], is_forced=True, safety_ref=ref, is_trial=True
+    )
+
+    assert (found.changed, found.safety) == (("a.txt",), None)
+    assert repo.files() == before
+    assert "safety" not in repo.git("for-each-ref")
 
 
 def test_an_ignored_file_in_the_way_is_kept_too(repo: Repo) -> None:
@@ -332,13 +359,25 @@ def test_many_at_once_do_not_disturb_each_other(repo: Repo) -> None:
 
 def test_the_checkpoints_of_a_run_are_let_go_of_and_no_others(repo: Repo) -> None:
     repository = open_repository(repo.top)
-    take(repo.top, "a")
-    take(repo.top, "b")
-    checkpoints.take(repository, repo.top, checkpoint_ref("run2", "a"), "m")
-    assert checkpoints.forget(repository, "run") == 2
-    assert checkpoints.forget(repository, "run") == 0
+    other = checkpoints.take(repository, repo.top, checkpoint_ref("run2", "a"), "m")
+    repo.git("update-ref", "refs/smithers/run/a-0-1", "HEAD")  # as they were called before
+    repo.git("symbolic-ref", "refs/smithers/run/link", "refs/heads/main")
+    kept = [take(repo.top, "a").ref, "refs/smithers/run/a-0-1", take(repo.top, "b").ref, "refs/smithers/run/link"]
+    assert checkpoints.refs_of(repository, "run") == sorted(kept)
+    checkpoints.forget(repository, kept)
     refs = repo.git("for-each-ref", "--format=%(refname)").split()
-    assert refs == ["refs/heads/main", "refs/smithers/run2/a"]
+    assert refs == ["refs/heads/main", other.ref]
+
+
+def test_no_checkpoint_takes_the_place_of_another(repo: Repo) -> None:
+    first = take(repo.top, "a")
+    repo.write("a.txt", "changed\n")
+    second = take(repo.top, "a")
+    repo.git("reflog", "expire", "--expire=now", "--all")
+    repo.git("gc", "-q", "--prune=now")
+    assert repo.git("show", f"{first.commit}:a.txt") == "one\n"
+    assert repo.git("show", f"{second.commit}:a.txt") == "changed\n"
+    assert first.ref != second.ref
 
 
 def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(repo: Repo) -> None:

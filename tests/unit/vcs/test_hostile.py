@@ -119,12 +119,15 @@ def everything(repo: Repo, tmp_path: Path) -> None:
     patches = bundles.patches_between(repository, repo.top, first.commit, second.commit)
     assert isinstance(patches, list)
     assert [p.path for p in patches] == ["a.txt", "b.bin", "gone.txt"]
-    known = {first.tree, second.tree}
+    known = [first.tree, second.tree]
     checkpoints.restore(
         repository, repo.top, first.commit, known=known, is_forced=False, safety_ref=checkpoint_ref("r", "s")
     )
     assert (repo.top / "gone.txt").read_text() == "x\n"
-    assert checkpoints.forget(repository, "r") == 2
+    kept = checkpoints.refs_of(repository, "r")
+    assert len(kept) == 2
+    checkpoints.forget(repository, kept)
+    assert checkpoints.refs_of(repository, "r") == []
     path = tmp_path / "tree"
     worktrees.ensure(repo.top, path, "work", "main", may_move=False)
     (path / "a.txt").write_text("x")

@@ -34,6 +34,8 @@ ADMIN: Final = "admin"
 
 def name_of(caller: Caller) -> str:
     """What a caller is called in records."""
+    if caller.user is None and caller.token_id is not None:
+        return f"token:{caller.token_id}"
     return caller.user or f"role:{caller.role}"
 
 
@@ -45,8 +47,16 @@ def owner_of(config_json: str) -> str | None:
 
 
 def require_owner(caller: Caller, run_id: str, config_json: str) -> None:
-    """Raises `NotRunOwner` unless the caller is an administrator or has launched the run."""
-    if caller.role.lower() != ADMIN and (caller.user is None or caller.user != owner_of(config_json)):
+    """Raises `NotRunOwner` unless the caller is an administrator or has launched the run: by name, or, without one, with
+    the same token."""
+    if caller.role.lower() == ADMIN:
+        return
+    if caller.user is None:
+        launched = object_of(object_of(from_json(config_json)).get("auth")).get("tokenId")
+        is_owner = caller.token_id is not None and caller.token_id == launched
+    else:
+        is_owner = caller.user == owner_of(config_json)
+    if not is_owner:
         raise NotRunOwner(
             f"run {run_id!r} may be taken back by an administrator or whoever launched it", {"runId": run_id}
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from smithers.control.control import Control
-from smithers.store.interface import NodeRow
+from smithers.errors import NodeNotFound
 from smithers.store.sql import history, reads
+from smithers.store.sql.past_nodes import PastNode
 
 Key = tuple[str, int]
 
@@ -55,11 +56,37 @@ class StateDiff:
     changed: tuple[NodeDelta, ...]
     outputs: tuple[OutputDelta, ...]
     loops: tuple[LoopDelta, ...]
+    keys: frozenset[Key]
+    """The nodes that either side has, whether they differ or not."""
 
     @property
     def is_empty(self) -> bool:
         """Whether both are the same."""
         return not (self.added or self.removed or self.changed or self.outputs or self.loops)
+
+    def of(self, node_id: str, iteration: int | None = None) -> StateDiff:
+        """What of it is about one node, in one iteration or in all. Raises `NodeNotFound` if neither side has it."""
+        wanted = {key for key in self.keys if key[0] == node_id and iteration in (None, key[1])}
+        if not wanted:
+            at = "" if iteration is None else f" (iteration {iteration})"
+            raise NodeNotFound(
+                f"neither frame {self.left_frame_no} of run {self.left_run_id!r} nor frame {self.right_frame_no} of run "
+                f"{self.right_run_id!r} has a node {node_id!r}{at}",
+                {"nodeId": node_id, "iteration": iteration},
+            )
+
+        def kept(deltas: tuple[NodeDelta, ...]) -> tuple[NodeDelta, ...]:
+            return tuple(delta for delta in deltas if (delta.node_id, delta.iteration) in wanted)
+
+        return replace(
+            self,
+            added=kept(self.added),
+            removed=kept(self.removed),
+            changed=kept(self.changed),
+            outputs=tuple(delta for delta in self.outputs if (delta.node_id, delta.iteration) in wanted),
+            loops=(),
+            keys=frozenset(wanted),
+        )
 
     def wire(self) -> dict[str, object]:
         """As it is sent."""
@@ -92,7 +119,7 @@ def _node(delta: NodeDelta) -> dict[str, object]:
 class _Side(NamedTuple):
     run_id: str
     frame_no: int
-    nodes: dict[Key, NodeRow]
+    nodes: dict[Key, PastNode]
     outputs: dict[Key, tuple[str, dict[str, object]]]
     loops: dict[str, int]
 
@@ -149,4 +176,5 @@ def _diff(left: _Side, right: _Side) -> StateDiff:
         tuple(changed),
         tuple(outputs),
         tuple(loops),
+        frozenset(left.nodes.keys() | right.nodes.keys()),
     )

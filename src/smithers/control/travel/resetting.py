@@ -13,7 +13,7 @@ from smithers.control.travel.effects import EffectBoundaryReport
 from smithers.control.travel.rewinding import Place, Restore, Way, cross_all, require_open
 from smithers.engine import leases
 from smithers.store.interface import RunRow
-from smithers.store.sql import family, reads, resets
+from smithers.store.sql import family, lineage, reads, resets
 from smithers.store.sql.resets import Reset
 
 PATIENCE_S = 1.0
@@ -102,6 +102,7 @@ def _attempt(connection: reads.Session, wanted: Reset, attempt: int | None) -> t
 async def _reset(control: Control, wanted: Reset, way: Way) -> NodeReset:
     run_id = wanted.run_id
     await control.store.aread(lambda c: resets.node_of(c, run_id, wanted.key))
+    lineage.require_driven(run_id, await control.store.aread(lambda c: lineage.driven_by(c, run_id)))
     row = await _halted(control, run_id)
     async with holding(control, run_id) as hold:
         resets.require_resettable(row, is_driven=_is_driven(control, row))
@@ -110,11 +111,14 @@ async def _reset(control: Control, wanted: Reset, way: Way) -> NodeReset:
         places: list[Place] = [(each.run_id, 0, None) for each in reversed(gone)]
         places.append((run_id, row.frame_no, frozenset(keys)))
         await require_open(control, places, way, hold, wanted.operation)
+        began = 0
+        if way.restore is not None and wanted.attempt is not None:
+            _, began = await control.store.aread(lambda c: _attempt(c, wanted, wanted.attempt))
+            await way.restore.check(run_id, max(0, began - 1), (*wanted.key, wanted.attempt))
         found = await cross_all(control, places, way, hold, wanted.operation)
         restored = 0
         if way.restore is not None and wanted.attempt is not None:
-            _, frame = await control.store.aread(lambda c: _attempt(c, wanted, wanted.attempt))
-            restored = await way.restore(run_id, max(0, frame - 1), (*wanted.key, wanted.attempt))
+            restored = await way.restore(run_id, max(0, began - 1), (*wanted.key, wanted.attempt))
 
         def job(c: reads.Session) -> list[tuple[str, int]]:
             return resets.reset(

@@ -15,7 +15,7 @@ from smithers.control.travel.audit import Hold, holding, name_of, require_owner
 from smithers.control.travel.effects import EffectBoundaryReport
 from smithers.errors import ConfirmationRequired, FrameOutOfRange, RewindFailed, RunNotResumable, SmithersError
 from smithers.store.interface import RunRow
-from smithers.store.sql import audit, family, reads, travel
+from smithers.store.sql import audit, family, lineage, reads, travel
 from smithers.store.sql.session import Session
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 class Restore(Protocol):
     """Puts working folders back to what they were; how many sandboxes and folders it has put back. Raises `VcsError`."""
+
+    async def check(self, run_id: str, frame_no: int, attempt: tuple[str, int, int] | None = None, /) -> None:
+        """Look whether that can be done. Raises as the call would, which comes after effects were undone."""
+        ...
 
     async def __call__(self, run_id: str, frame_no: int, attempt: tuple[str, int, int] | None = None, /) -> int:
         """To right after a frame, or to before an attempt (node, iteration, attempt) began."""
@@ -106,11 +110,14 @@ async def rewind(
     way = Way(caller, force, no_revert, workflow, restore, stop)
     began = control.clock.now_ms()
     by = name_of(caller)
-    row, (_, config_json) = await control.store.aread(lambda c: (reads.run(c, run_id), reads.spec(c, run_id)))
+    row, (_, config_json), top = await control.store.aread(
+        lambda c: (reads.run(c, run_id), reads.spec(c, run_id), lineage.driven_by(c, run_id))
+    )
     record: int | None = None
     try:
         require_owner(caller, run_id, config_json)
         _require_frame(row, frame_no)
+        lineage.require_driven(run_id, top)
         async with holding(control, run_id) as hold:
             record = await control.store.awrite(
                 lambda c: audit.begin(c, run_id, row.frame_no, frame_no, by, control.clock.now_ms())
@@ -182,17 +189,21 @@ async def _failed(control: Control, record: int, began: int, *, is_partial: bool
 
 async def _clear_the_way(control: Control, row: RunRow, frame_no: int, way: Way, hold: Hold) -> EffectBoundaryReport:
     """Stop a run that is held, and those below it that go back with it, and undo what can be undone of their effects. Runs
-    whose effects block are not even stopped.
+    whose effects block, or whose files cannot be put back, are not even stopped.
 
-    Raises `SideEffectBlocked`.
+    Raises `SideEffectBlocked` or `VcsError`.
     """
     gone = await control.store.aread(lambda c: family.below(c, row.run_id, frame_no))
     places: list[Place] = [(each.run_id, each.frame_no or 0, None) for each in reversed(gone)]
     places.append((row.run_id, frame_no, None))
     await require_open(control, places, way, hold, "rewind")
+    if way.restore is not None and row.status == "running":
+        await way.restore.check(row.run_id, frame_no)
     hold.halted = row.status == "running"
     for run_id, _, _ in places:
         await _halt(control, run_id, way)
+    if way.restore is not None:
+        await way.restore.check(row.run_id, frame_no)
     return await cross_all(control, places, way, hold, "rewind")
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import cast
+from typing import Final, cast
 
 from pydantic.alias_generators import to_camel
 
 from smithers.errors import InvalidInput
+
+MAX_MOMENT_MS: Final = 10**15
+"""Some 30,000 years: no timer takes numbers of any size."""
 
 
 def fields_of(
@@ -58,7 +61,7 @@ def texts(where: str, value: object) -> tuple[str, ...]:
 
 def milliseconds(where: str, value: object) -> int | None:
     """A moment in epoch milliseconds, or None."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_MOMENT_MS):
         return value
     raise InvalidInput(f"{where}: must be a whole number of milliseconds")
 

@@ -5,7 +5,8 @@ Host, Origin, the origin of a request that has only a cookie, and then the crede
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 
 from smithers.gateway.auth.checks import texts
 from smithers.gateway.auth.config import AuthConfig, TokenAuth, TrustedProxyAuth
@@ -30,6 +31,7 @@ class Doorkeeper:
         trusts_any_host: the same, from the environment.
         allowed_origins: pages that may use this Gateway, beside those that `auth` names.
         clock_ms: the time, in epoch milliseconds.
+        refused: told of everybody who is not let in, by `http` or `websocket`.
     """
 
     def __init__(
@@ -40,23 +42,27 @@ class Doorkeeper:
         trusts_any_host: bool,
         allowed_origins: Sequence[str] = (),
         clock_ms: Callable[[], int],
+        refused: Callable[[str], None] = lambda _transport: None,
     ) -> None:
         self._auth = auth
         self._is_guarded = auth is None and not insecure and not trusts_any_host
         named = () if auth is None else auth.allowed_origins
         self._allowed_origins = frozenset((*texts("allowedOrigins", allowed_origins), *named))
         self._clock_ms = clock_ms
+        self._refused = refused
         self.sessions = Sessions()
 
     def request(self, headers: Headers, *, is_tls: bool, peer: str | None) -> Identity:
         """Who makes an HTTP request. Raises `RpcError` (`UNAUTHORIZED`)."""
         sent = Sent(headers)
-        return self._identify(sent, self._check(sent, None, is_tls=is_tls), peer)[0]
+        with self._counted("http"):
+            return self._identify(sent, self._check(sent, None, is_tls=is_tls), peer)[0]
 
     def upgrade(self, headers: Headers, *, is_tls: bool, peer: str | None) -> None:
         """Whether a WebSocket may be opened; its `connect` authenticates. Raises `RpcError`."""
         del peer  # judged with the credential
-        self._check(Sent(headers), None, is_tls=is_tls)
+        with self._counted("websocket"):
+            self._check(Sent(headers), None, is_tls=is_tls)
 
     def connect(self, headers: Headers, *, is_tls: bool, peer: str | None, token: str | None) -> Identity:
         """Who connects over a WebSocket. Raises `RpcError` (`UNAUTHORIZED`).
@@ -66,7 +72,8 @@ class Doorkeeper:
             token: what the request itself brought; stands before the headers, even if it is empty.
         """
         sent = Sent(headers)
-        return self._identify(sent, self._check(sent, token, is_tls=is_tls), peer)[0]
+        with self._counted("websocket"):
+            return self._identify(sent, self._check(sent, token, is_tls=is_tls), peer)[0]
 
     def recheck(self, identity: Identity) -> None:
         """Whether somebody who came in may stay. Cheap: for each frame and tick. Raises `RpcError` (`UNAUTHORIZED`)."""
@@ -84,8 +91,9 @@ class Doorkeeper:
     def hand_off(self, headers: Headers, query: Mapping[str, str], *, is_tls: bool, peer: str | None) -> HandOff:
         """The answer to `GET /v1/auth/session`: a session for the bearer in `token`, and on to `next`. Raises `RpcError`."""
         sent = Sent(headers)
-        credential = self._check(sent, query.get("token") or None, is_tls=is_tls)
-        identity, session_id = self._identify(sent, credential, peer)
+        with self._counted("http"):
+            credential = self._check(sent, query.get("token") or None, is_tls=is_tls)
+            identity, session_id = self._identify(sent, credential, peer)
         cookie = None
         if identity.credential is not None:
             cookie = cookie_header(
@@ -94,6 +102,14 @@ class Doorkeeper:
                 is_secure=is_tls or sent.is_forwarded_tls(),
             )
         return page(safe_next(query.get("next")), cookie=cookie)
+
+    @contextmanager
+    def _counted(self, transport: str) -> Generator[None]:
+        try:
+            yield
+        except RpcError:
+            self._refused(transport)
+            raise
 
     def _check(self, sent: Sent, token: str | None, *, is_tls: bool) -> Credential | None:
         """All that comes before the credential, and the credential as it was sent."""

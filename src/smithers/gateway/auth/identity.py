@@ -36,4 +36,5 @@ class Identity:
 
 def caller(identity: Identity) -> Caller:
     """The caller that the control layer judges by: implied scopes are written out, strings that are no scope are kept."""
-    return Caller(user=identity.user_id, role=identity.role, scopes=tuple(sorted(expanded(identity.scopes))))
+    scopes = tuple(sorted(expanded(identity.scopes)))
+    return Caller(user=identity.user_id, role=identity.role, scopes=scopes, token_id=identity.token_id)

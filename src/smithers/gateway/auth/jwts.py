@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 PUBLIC_KEY_ALGORITHMS: Final = frozenset({"RS256", "ES256", "EdDSA"})
 MAX_JWT_BYTES: Final = 16_384
 MIN_SECRET_BYTES: Final = 32
+FAR_S: Final = 10**12
+"""Some 30,000 years, in seconds."""
 
 _SEGMENT: Final = re.compile(rb"[A-Za-z0-9_-]+")
 _BETWEEN: Final = re.compile(r"[\s,]+")
@@ -225,12 +227,12 @@ def _object(segment: bytes) -> dict[str, object] | None:
 
 
 def _moment_ms(value: object) -> int | None:
+    # what is further away than anybody's clock goes is as good as never; no timer takes numbers of any size
     if isinstance(value, int) and not isinstance(value, bool):
-        return value * 1000
-    if not isinstance(value, float) or not math.isfinite(value):
-        return None
-    # floats this large have no fraction, and times 1000 some would be infinite
-    return math.ceil(value * 1000) if abs(value) < 1e15 else int(value) * 1000
+        return max(-FAR_S, min(value, FAR_S)) * 1000
+    if isinstance(value, float) and math.isfinite(value):
+        return math.ceil(max(-FAR_S, min(value, FAR_S)) * 1000)
+    return None
 
 
 def _refuse(message: str) -> NoReturn:

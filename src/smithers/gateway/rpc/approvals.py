@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Final, TypedDict
+from typing import Annotated, ClassVar, Final, TypedDict
 
 from pydantic import ConfigDict, Field
 from pydantic_core import from_json
@@ -203,6 +203,7 @@ class SignalParams(Params):
     correlation_id: str | None = None
     payload: object = None
     data: object = None
+    idempotency_key: Annotated[str, Field(min_length=1, max_length=256)] | None = None
 
 
 class SignalReceipt(TypedDict):
@@ -224,7 +225,7 @@ class SignalReceipt(TypedDict):
     aliases=("signals.send",),
 )
 async def submit_signal(call: RpcCall, params: SignalParams) -> SignalReceipt:
-    """Deliver a signal to a run; durable on return, kept if nobody waits for it yet."""
+    """Deliver a signal to a run, once per idempotency key; durable on return, kept if nobody waits for it yet."""
     name = params.signal_name if params.signal_name is not None else params.correlation_key
     if name is None:
         raise RpcError("INVALID_REQUEST", "signalName or correlationKey must be given", field="correlationKey")
@@ -233,7 +234,12 @@ async def submit_signal(call: RpcCall, params: SignalParams) -> SignalReceipt:
     payload: object = params.data if "data" in sent else params.payload if "payload" in sent else dict[str, object]()
     place = await call.place(params.run_id)
     found = await place.control.signal(
-        params.run_id, name, payload, correlation_id=correlation, caller=caller(call.identity)
+        params.run_id,
+        name,
+        payload,
+        correlation_id=correlation,
+        caller=caller(call.identity),
+        idempotency_key=params.idempotency_key,
     )
     place.hub.touch(params.run_id)
     call.follow_run(params.run_id)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from smithers.gateway.auth.identity import Identity
 
@@ -11,6 +12,15 @@ if TYPE_CHECKING:
     from smithers.control.control import Control
     from smithers.control.hosting import Place
     from smithers.gateway.services import Services
+
+
+WhenGone: TypeAlias = Callable[[Callable[[], None]], Callable[[], None]]
+"""Has something called once a caller is gone, at once if they are; gives how to forget that."""
+
+
+def never(call: Callable[[], None]) -> Callable[[], None]:
+    """`WhenGone` of a caller who is waited for whatever happens."""
+    return lambda: None
 
 
 class Socket(Protocol):
@@ -29,6 +39,10 @@ class Socket(Protocol):
         """Whether the connection's list of runs, if it gave one, holds this one."""
         ...
 
+    def when_gone(self, call: Callable[[], None], /) -> Callable[[], None]:
+        """See `WhenGone`."""
+        ...
+
 
 @dataclass(slots=True)
 class RpcCall:
@@ -37,6 +51,7 @@ class RpcCall:
     Attributes:
         method: the name it was called by.
         socket: the connection that it came over; None over HTTP.
+        when_gone: tells of the end of the caller's connection.
     """
 
     services: Services
@@ -44,6 +59,7 @@ class RpcCall:
     method: str
     request_id: str
     socket: Socket | None = None
+    when_gone: WhenGone = never
 
     async def place(self, run_id: str) -> Place:
         """The database that a run lives in. Raises `RunNotFound`."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from smithers.control.caller import Caller
 from smithers.control.checkpoints import Restorer
@@ -52,6 +52,11 @@ _SAME: Final = (
 """Errors whose code is the wire's."""
 
 
+def _true(value: object) -> object:
+    """`true` itself: Python holds 1 for the same."""
+    return value if value is True else None
+
+
 class Rewind(Params):
     """Back to which frame, and that this is meant."""
 
@@ -63,7 +68,7 @@ class Rewind(Params):
 
     run_id: RunId
     frame_no: FrameNo
-    confirm: Literal[True]
+    confirm: Annotated[Literal[True], BeforeValidator(_true)]
     force: bool = False
     no_revert: bool = False
 

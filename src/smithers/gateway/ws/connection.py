@@ -42,6 +42,8 @@ BRIEF: Final = 4_096
 POLICY: Final = 1008
 TRY_LATER: Final = 1013
 AUTH_FAILED: Final = "authentication failed"
+_CODES: Final = frozenset({1000, 1001, 1005, 1006, 1007, 1008, 1009, 1011, 1013})
+"""Close codes that are counted one by one: peers may say any."""
 TAIL: Final = b',"apiVersion":"' + API_VERSION.encode() + b'"}'
 
 
@@ -74,10 +76,14 @@ class Connection:
         self.streamed: Counter[str] = Counter()
         """Runs whose events it gets through streams."""
         self._after: dict[str, list[Callable[[], None]]] = {}
+        self._gone: dict[object, Callable[[], None]] = {}
+        """To be called at the end."""
         self._rate = FrameRate(hub.options.max_frames_per_second, time.monotonic())
         self._handling: set[asyncio.Task[None]] = set()
         self._slot = asyncio.Event()
         self._is_open = True
+        self._closing = "1006", "abort"
+        """The code and the reason that it ends with."""
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._deadline: asyncio.TimerHandle | None = loop.call_later(hub.options.auth_deadline_ms / 1000, self.abort)
@@ -117,6 +123,19 @@ class Connection:
     def may_see(self, run_id: str) -> bool:
         """Whether the connection's list of runs, if it gave one, holds this one."""
         return self._visible is None or run_id in self._visible
+
+    def when_gone(self, call: Callable[[], None], /) -> Callable[[], None]:
+        """See `WhenGone`."""
+        key = object()
+        if self._is_open:
+            self._gone[key] = call
+        else:
+            call()
+
+        def forget() -> None:
+            self._gone.pop(key, None)
+
+        return forget
 
     def send_event(self, name: str, payload: str) -> None:
         """Push an event; `payload` is JSON text."""
@@ -170,11 +189,15 @@ class Connection:
         while (message := await receive())["type"] != "websocket.disconnect":
             if self._is_open:
                 await self._received(message.get("text"))
+        if self._is_open:
+            code = message.get("code")
+            self._closing = str(code) if code in _CODES else "other", "peer"
 
     def close(self, code: int | None = None, reason: str = "") -> None:
         """Close after what was put in so far, as far as the peer reads."""
         if self._is_open:
             self._outbox.flush()
+            self._closing = str(code or 1005), reason or "stop"
             self._end_sending()
             self._wire.close(code, reason)
 
@@ -196,6 +219,7 @@ class Connection:
 
     def _overflowed(self) -> None:
         log.warning("a connection does not read what it is sent; it is closed", extra={"connection": self._id})
+        self._closing = str(TRY_LATER), "event backpressure"
         self._end_sending()
         self._wire.close(TRY_LATER, "event backpressure")
 
@@ -203,6 +227,7 @@ class Connection:
         if self._is_open:
             self._is_open = False
             self._hub.sent_before += self._outbox.sent
+            self._hub.closed[self._closing] += 1
         self._outbox.close()
         self._hub.forget(self)
         for timer in (self._deadline, self._tick, self._expiry):
@@ -210,6 +235,9 @@ class Connection:
                 timer.cancel()
         for stream_id in list(self._streams):
             self.end_stream(stream_id)
+        gone, self._gone = self._gone, {}
+        for call in gone.values():
+            call()
 
     def ended(self) -> None:
         """The socket is gone. May be called twice."""
@@ -351,6 +379,7 @@ class Connection:
         if self.recheck():
             self._tick = self._loop.call_later(self._hub.options.heartbeat_ms / 1000, self._on_tick)
             self.send_event("tick", f'{{"ts":{now_ms()}}}')
+            self._hub.ticks += 1
 
     def _on_expiry(self) -> None:
         """Look when the grant is said to end; where it was made to last longer, the tick goes on looking."""

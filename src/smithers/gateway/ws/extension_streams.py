@@ -37,6 +37,7 @@ async def open_extension_stream(call: RpcCall, extension: Extension, params: obj
     if not isinstance(socket, StreamSocket):
         raise RpcError("INVALID_REQUEST", f"{call.method} is available over WebSocket only")
     stream = ExtensionStream(socket, extension, context_of(extension, call))
+    forget = call.when_gone(stream.context.signal.set)
     try:
         answer = extension.handler(params, stream.context)
         if inspect.isawaitable(answer):
@@ -49,7 +50,9 @@ async def open_extension_stream(call: RpcCall, extension: Extension, params: obj
         if isinstance(error, Exception):
             raise extension_error(error) from error
         raise
-    socket.add_stream(stream.stream_id, stream.end)
+    finally:
+        forget()
+    socket.add_stream(stream.stream_id, stream.end, scope=extension.scope)
     socket.after_response(call.request_id, stream.start)
     return {**stream.names, **initial}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -88,6 +89,10 @@ class SocketHub:
         """How many frames clients have sent."""
         self.opened = 0
         """How many connections there have been."""
+        self.ticks = 0
+        """How many ticks were sent."""
+        self.closed: Counter[tuple[str, str]] = Counter()
+        """How many connections have ended, by close code and reason."""
         self.sent_before = 0
         """How many frames were sent to connections that have ended."""
         self._entering: set[Connection] = set()

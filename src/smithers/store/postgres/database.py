@@ -134,6 +134,7 @@ class Database(SharedDatabase[Session]):
         """As `read`, on one of a few threads of the database's own; waits for a server that restarts, as writes do."""
         give_up_at, pause = time.monotonic() + RECONNECT_S, FIRST_PAUSE_S
         while True:
+            self._check_open()  # here already: a forked child has none of these threads
             try:
                 reading = asyncio.get_running_loop().run_in_executor(self._readers, self.read, query)
             except RuntimeError as exc:  # the threads are gone

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from smithers.store.interface import SqlValue
 from smithers.store.sql import statements as sql
+from smithers.store.sql.lineage import is_child
 from smithers.store.sql.session import Session
 
 ATTEMPT: Final = "attempt"
@@ -60,7 +61,8 @@ INSERT INTO _smithers_workspaces ({_WORKSPACE}) VALUES ({", ".join("?" for _ in 
 ON CONFLICT (run_id, cwd) DO NOTHING
 """
 _BASE: Final = """
-UPDATE _smithers_workspaces SET vcs_type = ?, vcs_root = ?, git_dir = ?, base_ref = ?, base_tree = ?, problem = ?
+UPDATE _smithers_workspaces SET vcs_type = coalesce(?, vcs_type), vcs_root = coalesce(?, vcs_root),
+    git_dir = coalesce(?, git_dir), base_ref = ?, base_tree = ?, problem = ?
 WHERE run_id = ? AND cwd = ? AND base_ref IS NULL
 """
 _CACHE: Final = """
@@ -73,11 +75,10 @@ ON CONFLICT (run_id, node_id, iteration, base_ref) DO UPDATE SET target_ref = ex
 
 def add_workspace(connection: Session, row: WorkspaceRow) -> WorkspaceRow:
     """Note a folder of a run, as it was when that first came to it. The row that counts: one that was there stays, and
-    gets its base if it had none."""
+    gets its base, or the reason why there is none, if it had no base."""
     connection.execute(_ADD, row)
     facts = (row.vcs_type, row.vcs_root, row.git_dir, row.base_ref, row.base_tree, row.problem)
-    if row.base_ref is not None:
-        connection.execute(_BASE, (*facts, row.run_id, row.cwd))
+    connection.execute(_BASE, (*facts, row.run_id, row.cwd))
     found = workspace(connection, row.run_id, row.cwd)
     assert found is not None
     return found
@@ -108,6 +109,16 @@ def workspaces(connection: Session, run_id: str) -> list[WorkspaceRow]:
         (run_id,),
     )
     return [WorkspaceRow(*row) for row in rows]
+
+
+def workspaces_left(connection: Session, run_id: str) -> list[WorkspaceRow]:
+    """The folders of runs that are gone: of this one, and of its subflows' that a rewind or a reset has removed."""
+    rows = connection.execute(
+        f"SELECT {_WORKSPACE} FROM _smithers_workspaces w WHERE NOT EXISTS "
+        "(SELECT 1 FROM _smithers_runs r WHERE r.run_id = w.run_id)"
+    )
+    found = [WorkspaceRow(*row) for row in rows]
+    return [row for row in found if row.run_id == run_id or is_child(row.run_id, run_id)]
 
 
 def worktrees(connection: Session, run_id: str | None = None) -> list[tuple[WorkspaceRow, str]]:
@@ -142,6 +153,11 @@ def worktree_removed(connection: Session, cwd: str, now_ms: int) -> None:
     )
 
 
+def add_safety(connection: Session, row: CheckpointRow) -> None:
+    """Note a checkpoint that was made for safety; its `seq` and its `position` are given here."""
+    add_checkpoint(connection, row._replace(seq=_next_safety(connection, row.run_id)))
+
+
 def add_checkpoint(connection: Session, row: CheckpointRow) -> None:
     """Note a checkpoint; its `position` is given here."""
     values = tuple(value for name, value in zip(row._fields, row, strict=True) if name != "position")
@@ -154,8 +170,7 @@ def add_files(connection: Session, found: Sequence[Sequence[SqlValue]]) -> None:
         connection.execute(sql.ROWS["checkpoint"], tuple(row))
 
 
-def next_safety(connection: Session, run_id: str) -> int:
-    """The number of the next checkpoint of a run that is made for safety."""
+def _next_safety(connection: Session, run_id: str) -> int:
     found = connection.execute(
         "SELECT coalesce(max(seq), 0) + 1 FROM _smithers_workspace_checkpoints WHERE run_id = ? AND node_id = ''",
         (run_id,),
@@ -203,7 +218,7 @@ def base_of(connection: Session, row: CheckpointRow) -> str | None:
 
 def forget_after(connection: Session, run_id: str, frame_no: int) -> int:
     """Drop what is on record of checkpoints after a frame, and the differences that they were in. How many of those there
-    were. The commits stay in their repository."""
+    were. The commits and their refs stay in their repository."""
     diffs = connection.execute(
         "DELETE FROM _smithers_node_diffs WHERE run_id = ? AND EXISTS (SELECT 1 FROM _smithers_workspace_checkpoints c "
         "WHERE c.run_id = _smithers_node_diffs.run_id AND c.frame_no > ? AND c.source = 'attempt' "

@@ -12,14 +12,17 @@ from functools import lru_cache
 from smithers.errors import LeaseLost, RunNotFound
 from smithers.store.columns import TableDef
 from smithers.store.interface import CancelRequested, Committed, LaunchedBefore, NewRun, NewWakeup, SqlValue, Step
-from smithers.store.sql import control
+from smithers.store.sql import control, requests
 from smithers.store.sql import statements as sql
 from smithers.store.sql.locks import lock_waiting
+from smithers.store.sql.replaced import Replacement, keep_approval
 from smithers.store.sql.session import Dialect, Executor, Session, dialect_of
 from smithers.store.sql.tables import insert_sql
 
 insert_statement = lru_cache(maxsize=4096)(insert_sql)
 EVENT_COLUMNS = 8
+ASKED_AGAIN = "asked-again"
+"""By what an approval was replaced whose node a person is asked about once more."""
 
 
 def write_step(connection: Session, step: Step) -> Committed:
@@ -71,10 +74,14 @@ def write_step(connection: Session, step: Step) -> Committed:
         events += (run_id, seq, now, frame, *event)
     if events:
         _write_events(cursor, events)
+    for key in step.asked_again:
+        keep_approval(connection, run_id, key, Replacement(frame, ASKED_AGAIN, now))
     for name, parameters in step.rows:
         cursor.execute(sql.ROWS[name], parameters)
     if step.successor is not None:
         control.launch(connection, step.successor, heir_of=run_id)
+        if step.signals_on is not None:
+            requests.hand_on_signals(connection, run_id, step.successor.run_id, *step.signals_on)
     if step.status is not None:
         _tidy_wakeups(cursor, step, has_parent=parent is not None)
     return Committed(first_seq, first_output, is_pausing)

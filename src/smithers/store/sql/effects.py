@@ -51,9 +51,11 @@ _UNDONE: Final = tuple(
 _LATE: Final = """
 UPDATE {table} SET status = ?, finished_at_ms = ?, output_json = ?, error_json = ?,
     revert_status = CASE WHEN revert_status IN ('reverting', 'reverted') THEN 'revert-stale' ELSE revert_status END
-WHERE call_token = ? AND status = 'started' AND (revert_status IS NOT NULL OR ? = 1)
+WHERE call_token = ? AND status <> 'finished' AND (revert_status IS NOT NULL OR ? = 1)
 RETURNING revert_status, tool_name, kind, node_id, iteration, attempt, seq, idempotent, has_revert, started_at_ms, {op}
 """
+
+"""A task that ran out of time has failed before it ends, if it works in a thread."""
 
 _LATE_LIVE: Final = _LATE.format(table="_smithers_tool_calls", op="NULL")
 _LATE_ARCHIVED: Final = _LATE.format(table="_smithers_tool_call_archive", op="archived_by_op")

@@ -17,7 +17,6 @@ from smithers.store.interface import (
     FrameRow,
     HumanRow,
     LoopRow,
-    NodeRow,
     StoredSignal,
     TimerRow,
 )
@@ -26,6 +25,7 @@ from smithers.store.sql.past import STATE_OF as STATE_OF
 from smithers.store.sql.past import Key as Key
 from smithers.store.sql.past import Past as Past
 from smithers.store.sql.past import live_spans as live_spans
+from smithers.store.sql.past_nodes import PastNode as PastNode
 from smithers.store.sql.replaced import OUTPUT, replaced_since
 from smithers.store.sql.session import Session
 
@@ -41,7 +41,7 @@ class FrameState(NamedTuple):
     """When the frame's last event happened."""
     last_seq: int
     """The frame's last event; -1 for none."""
-    nodes: list[NodeRow]
+    nodes: list[PastNode]
     loops: list[LoopRow]
 
 
@@ -67,7 +67,7 @@ def boundary(connection: Session, run_id: str, frame_no: int) -> int:
     return Past(connection, run_id, frame_no).last_seq
 
 
-def nodes_at(connection: Session, run_id: str, frame_no: int) -> list[NodeRow]:
+def nodes_at(connection: Session, run_id: str, frame_no: int) -> list[PastNode]:
     """The nodes right after a frame, in no particular order."""
     return Past(connection, run_id, frame_no).nodes()
 
@@ -131,11 +131,11 @@ def events_between(
 
 
 def outputs_at(
-    connection: Session, run_id: str, frame_no: int, nodes: Iterable[NodeRow]
+    connection: Session, run_id: str, frame_no: int, nodes: Iterable[PastNode]
 ) -> dict[Key, tuple[str, dict[str, object]]]:
     """The output rows that nodes had right after a frame, by node: table, and the fields without the columns that every
     table has. `nodes` are the nodes as they were then."""
-    had = {(n.node_id, n.iteration): n.output_table for n in nodes if n.output_table and n.output_seq is not None}
+    had = {(n.node_id, n.iteration): n.output_table for n in nodes if n.output_table}
     found: dict[Key, tuple[str, dict[str, object]]] = {}
     for table in sorted({table for table in had.values() if table}):
         rows = _output_rows(connection, run_id, table)

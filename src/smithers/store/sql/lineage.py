@@ -5,6 +5,7 @@ Runs that merely name another as their parent are not of its lineage: nobody wai
 
 from __future__ import annotations
 
+from smithers.errors import RunNotFound, RunNotResumable
 from smithers.store.interface import ApprovalRow, HumanRow, RunRow
 from smithers.store.sql import reads
 from smithers.store.sql.locks import lock_run
@@ -18,6 +19,33 @@ TERMINAL = (*ENDED, "continued")
 def is_child(run_id: str, parent_run_id: str | None) -> bool:
     """Whether a run is that of a subflow of its parent."""
     return parent_run_id is not None and run_id.startswith(f"{parent_run_id}:child:")
+
+
+def driven_by(connection: Session, run_id: str) -> RunRow:
+    """The run that has to be driven for a run to go on: for that of a subflow the outermost above it, for others itself.
+    Raises `RunNotFound`."""
+    at = top = reads.run(connection, run_id)
+    while at.parent_run_id is not None:
+        try:
+            above = reads.run(connection, at.parent_run_id)
+        except RunNotFound:  # only named, not stored here
+            break
+        if is_child(at.run_id, above.run_id):
+            top = above
+        elif above.status != "continued":
+            break
+        at = above
+    return top
+
+
+def require_driven(run_id: str, top: RunRow) -> None:
+    """Raises `RunNotResumable` if a run is that of a subflow, and what `driven_by` says goes on with it is over for good."""
+    if top.run_id != run_id and top.status in ("finished", "continued"):
+        raise RunNotResumable(
+            f"run {run_id!r} is that of a subflow of run {top.run_id!r}, which alone can go on with it and is {top.status}; "
+            f"take that back, or have its step done again",
+            {"runId": run_id, "topRunId": top.run_id, "status": top.status},
+        )
 
 
 def descendants(connection: Session, run_id: str, *, is_locking: bool = False) -> list[RunRow]:

@@ -178,6 +178,7 @@ _STEPS: Final = (
     "RetryTaskStarted",
     "TimeTravelStarted",
     "TimeTravelJumped",
+    "WorkflowReloaded",
 )
 
 

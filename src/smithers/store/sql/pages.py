@@ -71,8 +71,8 @@ def newest_frames(connection: Session, run_id: str, after: int | None, limit: in
 
 
 def frame_rows(connection: Session, run_id: str, frame_no: int | None) -> list[FrameRow]:
-    """A frame (the newest for None) with those from the keyframe on that it builds upon, oldest first; empty if there is
-    none of this number."""
+    """The frame whose tree was in force in this one (the newest for None), with those from the keyframe on that it builds
+    upon, oldest first; empty before the first."""
     if frame_no is None:
         text = "SELECT max(frame_no) FROM _smithers_frames WHERE run_id = ?"
         newest = connection.execute(text, (run_id,)).fetchall()[0][0]
@@ -85,8 +85,7 @@ def frame_rows(connection: Session, run_id: str, frame_no: int | None) -> list[F
         "AND encoding = 'keyframe' AND frame_no <= ?), 0) ORDER BY frame_no",
         (run_id, frame_no, run_id, frame_no),
     )
-    found = [FrameRow(*row) for row in rows]
-    return found if found and found[-1].frame_no == frame_no else []
+    return [FrameRow(*row) for row in rows]
 
 
 class OpenApproval(NamedTuple):

@@ -8,9 +8,9 @@ the numbers of frames go on from where it went back to, so events of what was le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from functools import cached_property, partial
-from typing import Any, Final, cast
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, Final
 
 from pydantic_core import from_json, to_json
 
@@ -26,8 +26,8 @@ from smithers.store.interface import (
     StoredSignal,
     TimerRow,
 )
-from smithers.store.pause import collection_paused
 from smithers.store.sql import reads
+from smithers.store.sql.past_nodes import UNTOLD, PastNode, as_past, state_of, told_by_rows
 from smithers.store.sql.replaced import APPROVAL, ATTEMPT, HUMAN, OUTPUT, Replaced, attempts_before, replaced_since
 from smithers.store.sql.session import Session
 
@@ -54,20 +54,6 @@ _OPEN: Final = ("in-progress", "waiting-approval", "waiting-event", "waiting-tim
 _FIRST_SCAN: Final = 256
 _LONGEST_SCAN: Final = 65_536
 _FEW: Final = 100
-_FEW_FRAMES: Final = 8
-
-_node_row: Final = cast("Callable[[Iterable[object]], NodeRow]", partial(tuple.__new__, NodeRow))  # pyright: ignore[reportUnknownMemberType]
-"""A row that a statement gave whole, as `NodeRow._make` has it, but without a call of Python's for each."""
-
-_UNCHANGED: Final = f"""
-SELECT {", ".join(NodeRow._fields)} FROM _smithers_nodes WHERE run_id = ? AND frame_no <= ? AND created_frame <= ?
-"""
-
-_NOT_BEGUN: Final = """
-SELECT node_id, iteration, 'pending', NULL, CAST(? AS BIGINT), created_frame, NULL, output_table, label, loop_id
-FROM _smithers_nodes
-WHERE run_id = ? AND created_frame BETWEEN ? AND ? AND frame_no > ? AND (began_frame IS NULL OR began_frame > ?)
-"""
 
 _MOUNTED: Final = """
 SELECT DISTINCT created_frame FROM _smithers_nodes
@@ -140,23 +126,13 @@ class Past:
 
     # ── nodes ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def nodes(self) -> list[NodeRow]:
+    def nodes(self) -> list[PastNode]:
         """All nodes, in no particular order."""
-        with collection_paused():
-            return self._nodes()
-
-    def _nodes(self) -> list[NodeRow]:
-        n, run_id = self.frame_no, self.run_id
-        found = list(map(_node_row, self._connection.execute(_UNCHANGED, (run_id, n, n))))
-        moments = self.mounted
-        if len(moments) <= _FEW_FRAMES:  # a statement that gives whole rows is faster than making them here
-            for created, moment in moments.items():
-                found += map(_node_row, self._connection.execute(_NOT_BEGUN, (moment, run_id, created, created, n, n)))
-        else:
-            first, last = min(moments), max(moments)
-            rows = map(_node_row, self._connection.execute(_NOT_BEGUN, (0, run_id, first, last, n, n)))
-            found += [row._replace(updated_at_ms=moments[row.frame_no]) for row in rows]
-        return [*found, *self.changed()]
+        found = told_by_rows(self._connection, self.run_id, self.frame_no)
+        if UNTOLD not in map(state_of, found):
+            return found
+        changed = {(row.node_id, row.iteration): row for row in self.changed()}
+        return [row if row.state else as_past(changed[row.node_id, row.iteration]) for row in found]
 
     @cached_property
     def mounted(self) -> dict[int, int]:

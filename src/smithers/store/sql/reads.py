@@ -26,6 +26,7 @@ from smithers.store.interface import (
 )
 from smithers.store.sql.session import Session as Session
 from smithers.store.sql.tables import as_encoded, columns_of
+from smithers.store.sql.unsafe import UNSAFE, unsafe_calls
 
 _RUN = ", ".join(RunRow._fields)
 _NODE = ", ".join(NodeRow._fields)
@@ -335,6 +336,7 @@ def load(connection: Session, run_id: str, tables: Sequence[tuple[TableDef, str]
     consumed, errors = connection.execute(_CONSUMED, one), connection.execute(_ERRORS, one)
     checkpoints, last = connection.execute(_CHECKPOINTS, one), connection.execute(_LAST_WAKEUP, one)
     outputs = [(table.key, connection.execute(text, one)) for table, text in tables]
+    unsafe = connection.execute(UNSAFE, one)
     row, spec_row, last_row = run_rows.fetchone(), specs.fetchone(), last.fetchone()
     if row is None or spec_row is None:
         raise RunNotFound(run_id)
@@ -355,4 +357,5 @@ def load(connection: Session, run_id: str, tables: Sequence[tuple[TableDef, str]
         {(str(n), int(i)): str(d) for n, i, d in checkpoints},
         {key: [tuple(r) for r in rows] for key, rows in outputs},
         int(last_row[0] or 0) if last_row is not None else 0,
+        unsafe_calls(unsafe),
     )

@@ -1,7 +1,8 @@
 """Replaced rows: what nodes had come to before they were done again, kept so that older frames are told as they were.
 
-A row is copied here only when a reset takes it away (`resets.py`), so runs that never do anything again pay nothing. It
-holds from the frame of its own up to, but not including, the frame of the reset. A rewind to a frame in between puts it
+A row is copied here only when a reset takes it away (`resets.py`), or a person is asked anew whether a node may be done
+again (`commit.py`), so runs that never do anything again pay nothing. It holds from the frame of its own up to, but not
+including, the frame of the reset or of the new question. A rewind to a frame in between puts it
 back (`travel.py`); the past reads it (`past.py`).
 """
 
@@ -115,15 +116,26 @@ def take_away(connection: Session, run_id: str, node: NodeRow, by: Replacement) 
     if node.output_table is not None:
         _keep_output(connection, run_id, node, by)
         connection.execute(f"DELETE FROM {quoted(node.output_table)} WHERE {_OF_NODE}", place)
-    for kind, (table, columns) in _ROWS.items():
-        newest = " ORDER BY attempt DESC LIMIT 1" if kind == ATTEMPT else ""
-        row = connection.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {_OF_NODE}{newest}", place).fetchone()
-        if row is None:
-            continue
-        values = dict(zip(columns, row, strict=True))
-        _keep(connection, place, kind, int(cast("int", values["frame_no"])), None, None, values, by)
-        if kind != ATTEMPT:
+    for kind, (table, _) in _ROWS.items():
+        if _keep_row(connection, place, kind, by) and kind != ATTEMPT:
             connection.execute(f"DELETE FROM {table} WHERE {_OF_NODE}", place)
+
+
+def keep_approval(connection: Session, run_id: str, key: Key, by: Replacement) -> None:
+    """Keep a node's approval here, if it has one: a person is asked again, and the row is about to be written anew."""
+    _keep_row(connection, (run_id, *key), APPROVAL, by)
+
+
+def _keep_row(connection: Session, place: tuple[str, str, int], kind: str, by: Replacement) -> bool:
+    """Keep a copy of a node's row, its newest attempt's if it is about attempts. Whether there is one."""
+    table, columns = _ROWS[kind]
+    newest = " ORDER BY attempt DESC LIMIT 1" if kind == ATTEMPT else ""
+    row = connection.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {_OF_NODE}{newest}", place).fetchone()
+    if row is None:
+        return False
+    values = dict(zip(columns, row, strict=True))
+    _keep(connection, place, kind, int(cast("int", values["frame_no"])), None, None, values, by)
+    return True
 
 
 def _keep_output(connection: Session, run_id: str, node: NodeRow, by: Replacement) -> None:

@@ -102,8 +102,8 @@ def signal(
 
     Raises `RunNotFound`, `RunNotActive`, or `InvalidInput` for a key that the run has had with another signal.
     """
-    require_active(connection, run_id)
-    if idempotency_key is not None:
+    lock_run(connection, run_id)
+    if idempotency_key is not None:  # before the run's state: who lost the answer asks again, perhaps after its end
         row = connection.execute(
             "SELECT seq, signal_name, correlation_id, payload_json, received_at_ms, received_by FROM _smithers_signals "
             "WHERE run_id = ? AND idempotency_key = ?",
@@ -114,6 +114,7 @@ def signal(
             if (found.signal_name, found.correlation_id, found.payload_json) != (name, correlation_id, payload_json):
                 raise InvalidInput(f"idempotency key {idempotency_key!r} was used for another signal")
             return found
+    require_active(connection, run_id)
     sent = StoredSignal(-1, name, correlation_id, payload_json, now_ms, received_by)
     for run in lineage.descendants(connection, run_id, is_locking=True):
         _put(connection, run.run_id, sent, idempotency_key)
@@ -139,6 +140,19 @@ def _put(connection: Session, run_id: str, sent: StoredSignal, idempotency_key: 
     append_events(connection, run_id, sent.received_at_ms, [EventDraft("SignalReceived", None, None, payload)])
     connection.execute(sql.WAKEUP, (run_id,))
     return sent._replace(seq=seq)
+
+
+def hand_on_signals(connection: Session, run_id: str, heir: str, untaken: frozenset[int], after: int) -> None:
+    """Put a run's signals that nobody has taken, and all after a number, into the mailbox of the run that goes on for it."""
+    first = min(untaken, default=after + 1)
+    rows = connection.execute(
+        "SELECT seq, signal_name, correlation_id, payload_json, received_at_ms, received_by, idempotency_key "
+        "FROM _smithers_signals WHERE run_id = ? AND seq >= ? ORDER BY seq",
+        (run_id, first),
+    ).fetchall()
+    for row in rows:
+        if row[0] in untaken or row[0] > after:
+            _put(connection, heir, StoredSignal(*row[:6]), row[6])
 
 
 def request_cancel(connection: Session, run_id: str, now_ms: int, source: str) -> RunRow:

@@ -151,7 +151,7 @@ ROWS: Final[dict[str, str]] = {
         INSERT INTO _smithers_tool_calls (run_id, node_id, iteration, attempt, seq, call_token, tool_name, started_at_ms,
                                           status, kind, side_effect, idempotent, accepts_idempotency_key, has_revert,
                                           frame_no)
-        VALUES (?, ?, ?, ?, 0, ?, ?, ?, 'started', 'task', 1, ?, 1, ?, ?)
+        VALUES (?, ?, ?, ?, 0, ?, ?, ?, 'started', 'task', 1, ?, ?, ?, ?)
     """,
     "effect_end": """
         UPDATE _smithers_tool_calls SET status = ?, finished_at_ms = ?, output_json = ?, error_json = ?

@@ -139,6 +139,7 @@ class Database(SharedDatabase[apsw.Connection]):
 
     async def aread(self, query: Callable[[apsw.Connection], T]) -> T:
         """As `read`, on one of a few threads of the database's own."""
+        self._check_open()  # here already: a forked child has none of these threads
         try:
             reading = asyncio.get_running_loop().run_in_executor(self._readers, self.read, query)
         except RuntimeError as exc:  # the threads are gone

@@ -182,6 +182,14 @@ def test_one_audience_must_be_ours(audience: object) -> None:
     assert refusal(without("aud")) == "JWT audience did not match"
 
 
+@pytest.mark.parametrize("moment", [10**400, 10**18, 1e300], ids=["huge", "large", "float"])
+def test_an_expiry_that_is_as_good_as_never_is_one_that_timers_take(moment: float) -> None:
+    ends_ms = verify(made(exp=moment)).expires_at_ms
+    assert ends_ms is not None
+    assert NOW * 1000 < ends_ms < 10**16
+    assert refusal(made(nbf=moment)) == "JWT is not active yet"
+
+
 @pytest.mark.parametrize("moment", ["soon", None, True, str(NOW + 100), [], {}])
 def test_an_expiry_must_be_a_number(moment: object) -> None:
     assert refusal(made(exp=moment)) == "JWT is missing a valid exp claim"
