@@ -53,12 +53,14 @@ def test_the_tree_of_a_run_grows_by_itself_and_leads_to_its_nodes(page: Page, ho
     expect(task("draft")).to_contain_text("finished")
     expect(task("ship")).to_contain_text("approvalshipwaiting-approval")
     expect(task("publish")).to_contain_text("pending")
+    button = tree.get_by_role("button", name="publish").element_handle()
     tree.locator("summary").first.click()
     expect(task("publish")).to_be_hidden()
     house.ok("submitApproval", runId=run_id, nodeId="ship", iteration=0, approved=True)
     tree.locator("summary").first.click()
     expect(task("ship")).to_contain_text("finished")
     expect(task("publish")).to_contain_text("finished")
+    assert button.evaluate("element => element.isConnected"), "a click on it would have been lost"
     tree.get_by_role("button", name="publish").click()
     expect(page.get_by_label("Output", exact=True)).to_contain_text('"published"')
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from smithers.cli.arguments import as_list, as_object
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from smithers.control.blockers import Blocker
     from smithers.control.explaining import Diagnosis
 
+MOST_SUMMARY = 1_500
+"""As many columns of what somebody is asked are shown."""
+TEXT_WIDTH = 94
 _MARKS = {"failed": "✗", "failed-dependency": "✗", "owner-dead": "✗", "owner-silent": "!", "working": "▸"}
 _NOTHING = {
     "finished": "It has finished: nothing is in its way.",
@@ -104,6 +108,10 @@ def _tell_one(out: Output, blocker: Blocker, found: Diagnosis) -> None:
     mark = out.style(_MARKS.get(blocker.kind, "●"), "red" if blocker.kind in ("failed", "owner-dead") else "yellow")
     after = f"  {out.style(', '.join(parts), 'dim')}" if parts else ""
     out.line(f"  {mark} {text}{waits}{shortened(blocker.text, 200)}{after}")
+    summary = as_object(blocker.details).get("summary")
+    if isinstance(summary, str) and summary.strip():
+        for line in wrap(shortened(summary, MOST_SUMMARY), TEXT_WIDTH):
+            out.line(f"      {line}")
 
 
 # ── what would move it ─────────────────────────────────────────────────────────────────────────────────────────────

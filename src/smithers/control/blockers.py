@@ -292,7 +292,7 @@ def _asked(row: ApprovalRow | HumanRow) -> Blocker:
             details={"prompt": row.prompt, "requestId": row.request_id},
         )
     request = object_of(from_json(row.request_json))
-    title = text_of(request.get("title")) or row.node_id
+    title, summary = text_of(request.get("title")) or row.node_id, text_of(request.get("summary"))
     users = [str(user) for user in list_of(request.get("allowedUsers"))]
     scopes = [str(scope) for scope in list_of(request.get("allowedScopes"))]
     who = f" by {_either(users)}" if users else ""
@@ -312,6 +312,7 @@ def _asked(row: ApprovalRow | HumanRow) -> Blocker:
             "options": keys,
             "allowedUsers": users,
             "allowedScopes": scopes,
+            **({} if summary is None else {"summary": summary}),
         },
     )
 

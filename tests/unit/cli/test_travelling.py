@@ -408,6 +408,23 @@ def test_why_names_what_is_waited_for_and_the_commands_that_move_it(cli: Cli) ->
     assert cli("why", "g", "nothing").code == 4
 
 
+def test_why_shows_what_is_said_of_what_somebody_is_asked(cli: Cli) -> None:
+    cli.write("gate")
+    told = "All checks have passed.\nThe last one took \x1b[31mlong. " + "More of it. " * 20
+    source = cli.folder / "gate.py"
+    source.write_text(source.read_text().replace('"Ship it?"}', f'"Ship it?", "summary": {told!r}}}'))
+    assert cli("up", "gate.py", "-r", "g").code == 3
+
+    found = cli("why", "g")
+
+    shown = [line for line in found.out.splitlines() if line.startswith("      ") and "smithers" not in line]
+    assert " ".join(line.strip() for line in shown).startswith(
+        "All checks have passed. The last one took \\x1b[31mlong."
+    )
+    assert max(map(len, shown)) <= 100
+    assert at(cli("why", "g", "--format", "json").json, "blockers", 0, "summary") == told
+
+
 def test_why_says_that_a_run_was_taken_back_or_is_to_be_done_again(shop: Cli) -> None:
     assert shop("up", "shop.py", "-r", "r").code == 0
     frame = frame_of(shop, "r", "look")
