@@ -120,6 +120,13 @@ class Client:
             time.sleep(0.01)
         return found
 
+    def until_listed(self, run_id: str, status: str) -> None:
+        """Wait until the list of runs has a run with this status: those of other databases are copied in the background."""
+        deadline = time.monotonic() + 60
+        while (run_id, status) not in [(row["runId"], row["status"]) for row in self.http.get("/v1/runs").json()]:
+            assert time.monotonic() < deadline, f"{run_id} is not listed as {status}"
+            time.sleep(0.01)
+
     def events(self, run_id: str, query: str = "", **headers: str) -> list[dict[str, object]]:
         """All events of a run, until its stream ends; each with its number as `id`."""
         with self.http.stream("GET", f"/v1/runs/{run_id}/events{query}", headers=headers) as answer:

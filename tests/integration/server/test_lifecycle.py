@@ -187,17 +187,15 @@ def test_runs_of_other_databases_are_mirrored_and_decided_where_they_live(folder
         client_of(server.url, folder) as client,
     ):
         asked, ended = client.start(ask=True), client.start()
-        client.until(asked, "waiting-approval")
-        client.until(ended, "finished")
-        rows = {row["runId"]: row for row in client.http.get("/v1/runs").json()}
-        assert (rows[asked]["status"], rows[ended]["status"]) == ("waiting-approval", "finished")
+        client.until_listed(asked, "waiting-approval")
+        client.until_listed(ended, "finished")
         assert [row["runId"] for row in client.http.get("/v1/approvals").json()["approvals"]] == [asked]
     with (
         start_server(port=0, db=db, auth_token=TOKEN, settings=FAST) as server,
         client_of(server.url, folder) as client,
     ):
         assert client.http.post(f"/v1/runs/{asked}/nodes/ship%2Fit/approve").status_code == 200
-        client.until(asked, "finished")
+        client.until_listed(asked, "finished")
         assert client.http.get("/v1/approvals").json() == {"approvals": []}
         taken = client.http.post("/v1/runs", json={"workflowPath": str(folder.workflow), "runId": ended})
         assert code(taken) == (409, "RUN_ALREADY_EXISTS")
