@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.integration.server.test_slow_clients import connect, read_all
 
 from smithers import Settings, start_server
 from smithers.asgi import protocol
-from smithers.asgi.embed import ServerThread
 
 HOST = b"host: localhost\r\n"
 CHUNKED = b"POST /v1/runs HTTP/1.1\r\n" + HOST + b"transfer-encoding: chunked\r\n"
@@ -20,25 +19,13 @@ MUCH = 16 * 1_048_576
 """More than the kernel keeps of what a server does not read."""
 
 
-def connected(server: ServerThread) -> socket.socket:
-    return socket.create_connection((server.host, server.port), timeout=60)
-
-
-def read_all(client: socket.socket) -> bytes:
-    data = b""
-    with suppress(ConnectionResetError):
-        while part := client.recv(65_536):
-            data += part
-    return data
-
-
 def send_all(client: socket.socket, data: bytes, times: int) -> None:
     for _ in range(times):
         client.sendall(data)
 
 
 def test_a_header_that_follows_a_body_is_none() -> None:
-    with start_server(port=0, auth_token="secret", settings=SETTINGS) as server, connected(server) as client:
+    with start_server(port=0, auth_token="secret", settings=SETTINGS) as server, connect(server) as client:
         body = b"2\r\n{}\r\n0\r\nx-smithers-key: secret\r\n\r\n"
         client.sendall(CHUNKED + b"connection: close\r\n\r\n" + body)
         assert read_all(client).startswith(b"HTTP/1.1 401 ")
@@ -51,14 +38,14 @@ def test_a_header_that_follows_a_body_is_none() -> None:
 )
 def test_a_request_that_goes_on_without_a_body_is_cut_off(first: bytes, more: bytes) -> None:
     blob = more * (65_536 // len(more))
-    with start_server(port=0, settings=SETTINGS) as server, connected(server) as client:
+    with start_server(port=0, settings=SETTINGS) as server, connect(server) as client:
         client.sendall(CHUNKED + b"\r\n" + first)
         with pytest.raises((BrokenPipeError, ConnectionResetError)):
             send_all(client, blob, MUCH // len(blob))
 
 
 def test_a_large_body_in_many_chunks_is_read() -> None:
-    with start_server(port=0, settings=SETTINGS) as server, connected(server) as client:
+    with start_server(port=0, settings=SETTINGS) as server, connect(server) as client:
         body = b'{"x":"' + b"y" * 200_000 + b'"}'
         client.sendall(CHUNKED + b"connection: close\r\n\r\n")
         for at in range(0, len(body), 7):
@@ -71,7 +58,7 @@ def test_a_large_body_in_many_chunks_is_read() -> None:
 def test_a_server_that_stops_does_not_wait_for_the_rest_of_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "STALL_S", 0.05)
     server = start_server(port=0, settings=SETTINGS)
-    with connected(server) as client:
+    with connect(server) as client:
         client.sendall(b"POST /v1/runs HTTP/1.1\r\n" + HOST + b"content-length: 50\r\nexpect: 100-continue\r\n\r\n{")
         assert client.recv(64).startswith(b"HTTP/1.1 100 ")  # the server waits for the body
         began = time.monotonic()
